@@ -1,0 +1,146 @@
+/*
+ * Kernels: one table of function pointers, filled with the scalar reference
+ * first and then overwritten ISA by ISA under a CPU-flag mask (dispatch.c,
+ * isas.def), so that tests can walk the ladder.
+ *
+ * The law: every kernel of every ISA gives the same bits as the scalar
+ * reference (NaN payloads aside). Each function's comment is its numeric
+ * contract. Kernels never allocate, thread or dispatch; they handle ragged edges
+ * and never touch memory outside the ranges stated. Callers split rows (in
+ * panels) and tokens (in tiles) over threads, never K.
+ *
+ * Lane order ("16-lane sum"): lane j = sum over i ascending of term[16 i + j],
+ * starting from +0, missing terms of a ragged end skipped; then the 16 lanes are
+ * folded: l[j] += l[j + 8] (j < 8), l[j] += l[j + 4], += l[j + 2], += l[j + 1].
+ */
+#ifndef MX_KERNEL_KERNEL_H
+#define MX_KERNEL_KERNEL_H
+
+#include "base/cpu.h"
+#include "format/block.h"
+
+#define MX_PANEL_ROWS 16  /* weight rows a panel */
+#define MX_TILE_TOKENS 16 /* tokens a tile */
+
+/*
+ * Exact integer product of weights and tokens, both MX with an int8 table, same
+ * block. For token t and row r, over blocks b ascending, from acc = +0:
+ *     dot = sum over the block of wi * ai           (exact int32)
+ *     acc = acc + ldexpf((float)dot, ew + ea - w_shift - a_shift)
+ * where wi, ai are int_table values and ew, ea the scales' exponents; a NaN
+ * scale makes the block's term NaN. ldexpf rounds once (it is exact unless the
+ * result is subnormal beyond 2^-149 or overflows), so for exponents in range
+ * this is fmaf((float)dot, 2^e, acc).
+ */
+typedef struct mx_int_product {
+    const mx_quant *weights, *activations;
+    size_t k;              /* columns; the last block may be ragged */
+    const uint8_t *panels; /* n_panels consecutive panels of int_panel_bytes */
+    size_t n_panels;
+    size_t n_rows;         /* valid rows of all panels: <= 16 * n_panels */
+    const uint8_t *tiles;  /* ceil(n_tokens / 16) tiles of int_tile_bytes */
+    size_t n_tokens;
+    float *out;            /* [n_tokens][out_stride]; columns [0, n_rows) are written */
+    size_t out_stride;
+} mx_int_product;
+
+/*
+ * fp32 product: out[t][r] = fma chain over k ascending, from +0:
+ *     acc = fmaf(x[t][k], w[r][k], acc)
+ */
+typedef struct mx_f32_product {
+    const float *panels;   /* [n_panels][k][16] */
+    size_t n_panels, n_rows, k;
+    const float *x;        /* [n_tokens][x_stride], columns [0, k) */
+    size_t x_stride, n_tokens;
+    float *out;            /* [n_tokens][out_stride] */
+    size_t out_stride;
+} mx_f32_product;
+
+/*
+ * Attention of the query heads of one KV head, at one token, over keys
+ * [0, n_keys). Per head h:
+ *     s[j] = scale * (fma chain over d ascending of q[h][d] * K[j][d])
+ *     m = max s;  p[j] = mx_exp(s[j] - m);  z = 16-lane sum of p
+ *     out[h][d] = (fma chain over j ascending of p[j] * V[j][d]) / z
+ */
+typedef struct mx_attention {
+    const float *q;    /* [n_heads][head_dim] */
+    size_t n_heads, head_dim;
+    const float *k;    /* [ceil(n_keys / 16)][head_dim][16]: keys in tiles of 16 positions */
+    const float *v;    /* [n_keys][head_dim] */
+    size_t n_keys;
+    float scale;
+    float *scores;     /* scratch [n_heads][n_keys rounded up to 16] */
+    float *out;        /* [n_heads][head_dim] */
+} mx_attention;
+
+/* Statistics of one row of logits. */
+typedef struct mx_row_stats {
+    float max;
+    uint32_t argmax;  /* the first index that holds max */
+    double sum_exp;   /* 16-lane sum, in double, of (double)mx_exp(x[i] - max) */
+} mx_row_stats;
+
+typedef struct mx_kernels {
+    const char *name; /* "ref", "avx2", "avx512" */
+
+    /* --- MX operands of the exact integer product ------------------------- */
+
+    /* True when the pair has an exact integer product here: both formats have
+     * int tables, equal block length along k, and
+     * max|wi| * max|ai| * block < 2^31. */
+    bool (*int_supported)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    /* Bytes of one panel (16 rows x k) / one tile (16 tokens x k) in this
+     * table's own layout, multiples of 64. Base addresses are 64-byte aligned. */
+    size_t (*int_panel_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    size_t (*int_tile_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    /* Canonical packed rows (format/block.h) to a panel; rows beyond n_rows
+     * (1..16) become zero weights. codes[r], scales[r] point to row r. */
+    void (*int_panel_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
+                           const uint8_t *const *codes, const uint8_t *const *scales,
+                           size_t n_rows, uint8_t *panel);
+    /* Quantizes n_tokens (1..16) rows x [n_tokens][x_stride] to a tile, bit-equal
+     * to mx_row_encode with stream = first_stream + token; missing tokens are
+     * zero. */
+    void (*int_tile_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
+                          const float *x, size_t x_stride, size_t n_tokens,
+                          uint64_t first_stream, uint8_t *tile);
+    void (*int_product)(const mx_int_product *product);
+
+    /* --- fp32 product ------------------------------------------------------ */
+
+    /* rows[r] [k] for r < n_rows (1..16) to a panel [k][16]; missing rows zero. */
+    void (*f32_panel_pack)(const float *const *rows, size_t n_rows, size_t k, float *panel);
+    void (*f32_product)(const mx_f32_product *product);
+    /* x [n] -> quantize-dequantize -> out [n], bit-equal to mx_row_cast. */
+    void (*row_cast)(const mx_quant *quant, const float *x, size_t n, uint64_t stream, float *out);
+
+    /* --- the rest of the forward pass -------------------------------------- */
+
+    /* s = 16-lane sum of fmaf(x, x, lane); r = 1 / sqrtf(s / n + eps);
+     * out[i] = (x[i] * r) * w[i]. */
+    void (*rms_norm)(const float *x, const float *w, float eps, size_t n, float *out);
+    /* Rotates n_heads heads in place, halves paired (Hugging Face order):
+     * a' = a cos - b sin, b' = b cos + a sin, each product rounded, then the sum.
+     * cos, sin [head_dim / 2]. */
+    void (*rope)(float *x, size_t n_heads, size_t head_dim, const float *cos, const float *sin);
+    void (*attention)(const mx_attention *attention);
+    /* out[i] = (g[i] / (1 + mx_exp(-g[i]))) * u[i]; may alias. */
+    void (*silu_mul)(const float *g, const float *u, size_t n, float *out);
+    void (*add)(const float *x, size_t n, float *inout); /* inout[i] += x[i] */
+    void (*row_stats)(const float *x, size_t n, mx_row_stats *stats);
+} mx_kernels;
+
+/*
+ * Fills `table` for the CPU flags (base/cpu.h): scalar reference, then every ISA
+ * that `flags` allows, in the order of isas.def.
+ */
+void mx_kernels_init(uint32_t flags, mx_kernels *table);
+
+/* The scalar exponential of the contract above: range reduction by ln 2 in two
+ * parts and a polynomial, all fmaf; within 1 ulp or so of exp, 0 below about
+ * -103, Inf above about 88.7, NaN for NaN. */
+float mx_exp(float x);
+
+#endif

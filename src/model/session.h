@@ -1,0 +1,56 @@
+/*
+ * A session runs tokens through a model: scratch memory sized once, and a KV
+ * store for a number of sequences. No allocation per token.
+ *
+ * Results of a token depend only on the tokens before it in its sequence: not on
+ * batch composition, chunking, thread count or instruction set (bit for bit).
+ */
+#ifndef MX_MODEL_SESSION_H
+#define MX_MODEL_SESSION_H
+
+#include "model/model.h"
+
+typedef struct mx_session mx_session;
+
+typedef struct mx_session_config {
+    uint32_t max_tokens;    /* tokens of one forward call, over all sequences */
+    uint32_t max_sequences; /* sequences at once */
+    uint32_t max_context;   /* positions of one sequence */
+    bool keep_kv;           /* false: every sequence of a call starts at position 0 and
+                               nothing is kept after it (evaluation of whole documents) */
+} mx_session_config;
+
+mx_status mx_session_create(mx_model *model, const mx_session_config *config, mx_session **out,
+                            mx_error *err);
+void mx_session_free(mx_session *session);
+
+/* A run of tokens of one sequence inside a forward call. */
+typedef struct mx_segment {
+    uint32_t sequence;       /* [0, max_sequences) */
+    uint32_t start;          /* position of the first token; 0 starts afresh */
+    const int32_t *tokens;   /* [n_tokens] */
+    uint32_t n_tokens;       /* >= 1 */
+} mx_segment;
+
+/*
+ * Runs the segments (distinct sequences) and leaves the final hidden states
+ * (after the last norm) of all their tokens, in order, for
+ * mx_session_logits. Token ids out of range and lengths beyond the session's
+ * limits are MX_ERR_ARGUMENT.
+ */
+mx_status mx_session_forward(mx_session *session, const mx_segment *segments, size_t n_segments,
+                             mx_error *err);
+
+/*
+ * Logits of the tokens `rows` (indices into the last call's token order) into
+ * out [n_rows][vocab].
+ */
+mx_status mx_session_logits(mx_session *session, const uint32_t *rows, size_t n_rows, float *out,
+                            mx_error *err);
+
+/* Statistics and chosen logits of rows without keeping the logits: for row i,
+ * stats[i] of its logits and picked[i] = logit of token picks[i]. */
+mx_status mx_session_score(mx_session *session, const uint32_t *rows, const int32_t *picks,
+                           size_t n_rows, mx_row_stats *stats, float *picked, mx_error *err);
+
+#endif
