@@ -55,14 +55,14 @@ void mx_string_free(char *text);
 /* ---- progress of long work ---------------------------------------------- */
 
 typedef struct mx_progress {
-    const char *stage;   /* what is being done, for example "quantize" */
-    const char *unit;    /* what `done` counts, for example "documents" */
-    uint64_t done;       /* units finished */
-    uint64_t total;      /* units in all, 0 when unknown */
-    uint64_t work_done;  /* finer work measure (tokens, bytes), 0 when unused */
-    uint64_t work_total; /* 0 when unknown or unused */
+    const char *stage;     /* what is being done, for example "quantize" */
+    const char *unit;      /* what `done` counts, for example "documents" */
+    uint64_t done;         /* units finished */
+    uint64_t total;        /* units in all, 0 when unknown */
+    uint64_t work_done;    /* finer work measure (tokens, bytes), 0 when unused */
+    uint64_t work_total;   /* 0 when unknown or unused */
     const char *work_unit; /* "tokens", "bytes", or NULL */
-    double seconds;      /* since the stage began */
+    double seconds;        /* since the stage began */
 } mx_progress;
 
 /* Called now and then from the calling thread. Returning false stops the work
@@ -142,9 +142,9 @@ mx_status mx_model_inspect(const mx_model *model, bool json, char **out, mx_erro
 /* ---- quantize ------------------------------------------------------------ */
 
 typedef struct mx_quantize_options {
-    bool resume;      /* continue an interrupted run of the same settings */
-    bool overwrite;   /* replace a finished output directory */
-    int threads;      /* 0: all */
+    bool resume;    /* continue an interrupted run of the same settings */
+    bool overwrite; /* replace a finished output directory */
+    int threads;    /* 0: all */
 } mx_quantize_options;
 
 /*
@@ -181,8 +181,8 @@ void mx_eval_options_init(mx_eval_options *options); /* lm_eval's defaults */
  * either may be NULL. On MX_ERR_CANCELLED, samples_path holds every finished
  * document.
  */
-mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch watch,
-                      char **table, char **json, mx_error *err);
+mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch watch, char **table,
+                      char **json, mx_error *err);
 
 /* Compares results files of mx_eval_run; paths[0] is the baseline. */
 mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdown, char **json,
@@ -191,9 +191,9 @@ mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdo
 /* ---- generate and tokenize ----------------------------------------------- */
 
 typedef struct mx_generate_options {
-    uint32_t max_tokens;  /* new tokens at most */
-    float temperature;    /* 0 = greedy */
-    float top_p;          /* 1 = off */
+    uint32_t max_tokens; /* new tokens at most */
+    float temperature;   /* 0 = greedy */
+    float top_p;         /* 1 = off */
     uint64_t seed;
     bool add_bos;
     bool ignore_eos;
@@ -210,8 +210,7 @@ typedef struct mx_generate_stats {
 } mx_generate_stats;
 
 mx_status mx_generate_run(mx_model *model, const char *prompt, const mx_generate_options *options,
-                          mx_text_fn emit, void *emit_ctx, mx_generate_stats *stats,
-                          mx_error *err);
+                          mx_text_fn emit, void *emit_ctx, mx_generate_stats *stats, mx_error *err);
 
 typedef struct mx_tokenizer mx_tokenizer;
 

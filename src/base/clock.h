@@ -4,8 +4,8 @@
 
 #include <stdint.h>
 
-double mx_clock_seconds(void);      /* monotonic */
-uint64_t mx_memory_resident(void);  /* bytes now resident (VmRSS), 0 when unknown */
-uint64_t mx_memory_peak(void);      /* largest resident size so far (VmHWM) */
+double mx_clock_seconds(void);     /* monotonic */
+uint64_t mx_memory_resident(void); /* bytes now resident (VmRSS), 0 when unknown */
+uint64_t mx_memory_peak(void);     /* largest resident size so far (VmHWM) */
 
 #endif

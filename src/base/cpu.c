@@ -1,0 +1,56 @@
+#include "base/cpu.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+uint32_t mx_cpu_detect(void)
+{
+    uint32_t flags = 0;
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) {
+        flags |= MX_CPU_AVX2;
+    }
+    if ((flags & MX_CPU_AVX2) && __builtin_cpu_supports("avx512f") &&
+        __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
+        __builtin_cpu_supports("avx512vnni")) {
+        flags |= MX_CPU_AVX512;
+    }
+#elif defined(__ARM_FEATURE_DOTPROD)
+    flags |= MX_CPU_NEON;
+#endif
+    return flags;
+}
+
+mx_status mx_cpu_flags(uint32_t *flags, mx_error *err)
+{
+    /* A word allows itself and what it builds on. */
+    static const struct {
+        const char *word;
+        uint32_t needs, allows;
+    } words[] = {
+        {"ref", 0, 0},
+        {"avx2", MX_CPU_AVX2, MX_CPU_AVX2},
+        {"avx512", MX_CPU_AVX512, MX_CPU_AVX2 | MX_CPU_AVX512},
+        {"neon", MX_CPU_NEON, MX_CPU_NEON},
+    };
+    uint32_t present = mx_cpu_detect();
+    const char *mask = getenv("MXLM_CPU");
+    *flags = present;
+    if (mask == NULL || *mask == '\0') {
+        return MX_OK;
+    }
+    for (size_t i = 0; i < MX_COUNT(words); i++) {
+        if (strcmp(mask, words[i].word) != 0) {
+            continue;
+        }
+        if ((words[i].needs & ~present) != 0) {
+            return mx_error_set(err, MX_ERR_ARGUMENT, "MXLM_CPU: this processor has no %s", mask);
+        }
+        *flags = present & words[i].allows;
+        return MX_OK;
+    }
+    return mx_error_set(err, MX_ERR_ARGUMENT,
+                        "MXLM_CPU: '%s' is not one of ref, avx2, avx512, neon", mask);
+}
