@@ -44,7 +44,7 @@ mx_status mx_map_open(const char *path, mx_map *out, mx_error *err)
 {
     *out = (mx_map){0};
     int fd;
-    size_t size;
+    size_t size = 0;
     MX_TRY(open_regular(path, &fd, &size, err));
     mx_status status = MX_OK;
     if (size > 0) {
@@ -86,7 +86,7 @@ mx_status mx_file_read(const char *path, size_t limit, char **out, size_t *size,
     *out = NULL;
     *size = 0;
     int fd;
-    size_t length;
+    size_t length = 0;
     MX_TRY(open_regular(path, &fd, &length, err));
     mx_status status = MX_OK;
     char *text = NULL;
