@@ -1,0 +1,119 @@
+#include "app.h"
+
+#include "numeric.h"
+#include "progress.h"
+
+#include <unistd.h>
+
+typedef struct generate_args {
+    const char *prompt;
+    mx_generate_options options;
+    int threads;
+    bool stats;
+    app_numeric numeric;
+} generate_args;
+
+static bool emit_text(void *ctx, const char *text, size_t length)
+{
+    bool *any = ctx;
+    *any = true;
+    fwrite(text, 1, length, stdout);
+    fflush(stdout);
+    return !app_interrupted() && !ferror(stdout);
+}
+
+static void print_rate(const char *what, uint32_t tokens, double seconds)
+{
+    fprintf(stderr, "%s %u tokens in %.2f s", what, tokens, seconds);
+    if (seconds > 0.0 && tokens > 0) {
+        fprintf(stderr, ", %.1f tokens/s", tokens / seconds);
+    }
+    fputc('\n', stderr);
+}
+
+static mx_status open_and_run(const char *path, const generate_args *args, const mx_specs *specs,
+                              mx_generate_stats *stats, mx_error *err)
+{
+    mx_watch watch = app_progress_begin();
+    mx_model *model = NULL;
+    mx_status status = mx_model_open(path, args->threads, &model, err);
+    if (status == MX_OK && specs != NULL) {
+        status = mx_model_apply(model, specs, watch, err);
+    }
+    app_progress_end();
+    bool any = false;
+    if (status == MX_OK) {
+        status = mx_generate_run(model, args->prompt, &args->options, emit_text, &any, stats, err);
+        if (any) {
+            fputc('\n', stdout);
+        }
+    }
+    mx_model_close(model);
+    return status;
+}
+
+static int generate(const app_command *command, const char *path, const generate_args *args)
+{
+    if (args->prompt == NULL) {
+        return app_usage_error(command, "--prompt TEXT is required");
+    }
+    if (!(args->options.top_p > 0.0f && args->options.top_p <= 1.0f)) {
+        return app_usage_error(command, "--top-p must be above 0 and at most 1");
+    }
+    mx_specs *specs = NULL;
+    int code = app_numeric_specs(command, &args->numeric, &specs);
+    if (code != APP_GO) {
+        return code;
+    }
+    mx_error err = {0};
+    mx_generate_stats stats = {0};
+    mx_status status =
+        open_and_run(path, args, app_numeric_wanted(&args->numeric) ? specs : NULL, &stats, &err);
+    mx_specs_free(specs);
+    if (app_interrupted()) {
+        app_error("interrupted");
+        return APP_FAILED;
+    }
+    code = app_status(status, &err);
+    if (code == APP_OK && (args->stats || isatty(STDERR_FILENO) == 1)) {
+        print_rate("prompt:", stats.prompt_tokens, stats.prefill_seconds);
+        print_rate("generated:", stats.new_tokens, stats.decode_seconds);
+    }
+    return code;
+}
+
+int app_generate(int argc, char **argv)
+{
+    generate_args args = {0};
+    mx_generate_options_init(&args.options);
+    const app_option options[] = {
+        {"prompt", 'p', APP_TEXT, &args.prompt, "TEXT", "the text to continue (required)"},
+        {"max-tokens", 'n', APP_U32, &args.options.max_tokens, "N", "new tokens at most"},
+        {"temperature", 0, APP_REAL, &args.options.temperature, "T", "0 takes the likeliest token"},
+        {"top-p", 0, APP_REAL, &args.options.top_p, "P",
+         "sample from the likeliest tokens that hold this share (1: all)"},
+        {"seed", 0, APP_U64, &args.options.seed, "N", "seed of sampling"},
+        {"add-bos", 0, APP_FLAG, &args.options.add_bos, NULL, "put BOS before the prompt"},
+        {"ignore-eos", 0, APP_FLAG, &args.options.ignore_eos, NULL, "go on after the end token"},
+        {"threads", 0, APP_THREADS, &args.threads, "N", "threads (all cores)"},
+        {"stats", 0, APP_FLAG, &args.stats, NULL, "print times on stderr even when not a terminal"},
+        APP_NUMERIC_ROWS(args.numeric, "unquantized", "unquantized, or as recorded"),
+    };
+    const app_command command = {
+        .name = "generate",
+        .synopsis = "MODEL --prompt TEXT [-n N] [options]",
+        .about = "Prints the continuation of a prompt as it is generated. The same seed gives\n"
+                 "the same text on any machine and any number of threads.\n",
+        .options = options,
+        .n_options = APP_COUNT(options),
+        .min_operands = 1,
+        .max_operands = 1,
+    };
+    size_t n = 0;
+    int code = app_options_parse(&command, argc, argv, &n);
+    if (code == APP_GO) {
+        code = generate(&command, argv[1], &args);
+    }
+    app_numeric_clear(&args.numeric);
+    return code;
+}

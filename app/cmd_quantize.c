@@ -1,0 +1,79 @@
+#include "app.h"
+
+#include "numeric.h"
+#include "progress.h"
+
+typedef struct quantize_args {
+    const char *out;
+    int threads;
+    bool resume, overwrite;
+    app_numeric numeric;
+} quantize_args;
+
+static int quantize(const app_command *command, const char *model, quantize_args *args)
+{
+    /* MX weights are what the verb is for, so it has formats by default; a specs
+     * file brings its own. */
+    if (args->numeric.specs_path == NULL) {
+        args->numeric.weights = args->numeric.weights ? args->numeric.weights : "mxfp4_e2m1";
+        args->numeric.activations =
+            args->numeric.activations ? args->numeric.activations : "mxfp6_e2m3";
+    }
+    mx_specs *specs = NULL;
+    int code = app_numeric_specs(command, &args->numeric, &specs);
+    if (code != APP_GO) {
+        return code;
+    }
+    const mx_quantize_options options = {
+        .resume = args->resume,
+        .overwrite = args->overwrite,
+        .threads = args->threads,
+    };
+    mx_error err = {0};
+    char *summary = NULL;
+    mx_status status =
+        mx_quantize_run(model, args->out, specs, &options, app_progress_begin(), &summary, &err);
+    app_progress_end();
+    mx_specs_free(specs);
+    if (status == MX_ERR_CANCELLED) {
+        app_error("interrupted; the same command with --resume continues");
+        return APP_FAILED;
+    }
+    app_print_take(summary);
+    return app_status(status, &err);
+}
+
+int app_quantize(int argc, char **argv)
+{
+    quantize_args args = {0};
+    const app_option options[] = {
+        {"out", 'o', APP_TEXT, &args.out, "DIR", "the directory to write (required)"},
+        APP_NUMERIC_ROWS(args.numeric, "mxfp4_e2m1", "mxfp6_e2m3"),
+        APP_SEED_ROW(args.numeric),
+        {"resume", 0, APP_FLAG, &args.resume, NULL, "continue an interrupted run"},
+        {"overwrite", 0, APP_FLAG, &args.overwrite, NULL, "replace a finished DIR"},
+        {"threads", 0, APP_THREADS, &args.threads, "N", "threads (all cores)"},
+    };
+    const app_command command = {
+        .name = "quantize",
+        .synopsis = "MODEL --out DIR [options]",
+        .about = "Writes a copy of MODEL whose projections (q, k, v, o, gate, up, down of every\n"
+                 "layer) are stored in an MX format, as a Hugging Face directory in Quark's\n"
+                 "OCP-MX layout. The activation format is recorded and used when the copy is\n"
+                 "run. Embedding, norms and head stay as they are. DIR appears when finished.\n",
+        .options = options,
+        .n_options = APP_COUNT(options),
+        .min_operands = 1,
+        .max_operands = 1,
+    };
+    size_t n = 0;
+    int code = app_options_parse(&command, argc, argv, &n);
+    if (code == APP_GO && args.out == NULL) {
+        code = app_usage_error(&command, "--out DIR is required");
+    }
+    if (code == APP_GO) {
+        code = quantize(&command, argv[1], &args);
+    }
+    app_numeric_clear(&args.numeric);
+    return code;
+}
