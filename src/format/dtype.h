@@ -10,7 +10,7 @@
 #include "base/status.h"
 
 typedef enum mx_dtype {
-    MX_DTYPE_NONE = 0,
+    MX_DTYPE_NONE = 0, /* a type that a file may hold and mxlm does not read */
     MX_DTYPE_F64,
     MX_DTYPE_F32,
     MX_DTYPE_F16,
@@ -24,9 +24,10 @@ typedef enum mx_dtype {
     MX_DTYPE_U16,
     MX_DTYPE_U8,
     MX_DTYPE_BOOL,
-    MX_DTYPE_F8_E4M3,
+    MX_DTYPE_F8_E4M3, /* OCP FP8: no Inf, 0x7F and 0xFF NaN */
     MX_DTYPE_F8_E5M2,
-    MX_DTYPE_Q4_0, /* from here: GGUF block types */
+    MX_DTYPE_F8_E8M0, /* a power of two: shared scales */
+    MX_DTYPE_Q4_0,    /* from here: GGUF block types */
     MX_DTYPE_Q4_1,
     MX_DTYPE_Q5_0,
     MX_DTYPE_Q5_1,
@@ -38,11 +39,12 @@ typedef enum mx_dtype {
 } mx_dtype;
 
 typedef struct mx_dtype_info {
-    const char *name;      /* "BF16", "Q4_1" */
-    uint16_t block;        /* elements a block (1 for plain types) */
-    uint16_t block_bytes;  /* bytes a block */
-    /* Expands n elements (a multiple of `block`) to fp32; NULL for types that
-     * are not weights (integers, BOOL). */
+    const char *name;     /* "BF16", "Q4_1" */
+    uint16_t block;       /* elements a block (1 for plain types) */
+    uint16_t block_bytes; /* bytes a block; 0 for MX_DTYPE_NONE */
+    /* Expands n elements (a multiple of `block`) from src [n / block *
+     * block_bytes] of any alignment to dst [n] in fp32 (F64 is rounded); NULL for
+     * types that are not weights (integers, BOOL, NONE). */
     void (*decode)(const uint8_t *src, size_t n, float *dst);
 } mx_dtype_info;
 
@@ -54,7 +56,7 @@ size_t mx_dtype_bytes(mx_dtype dtype, size_t n);
 
 float mx_f16_to_f32(uint16_t bits);
 float mx_bf16_to_f32(uint16_t bits);
-uint16_t mx_f32_to_f16(float x);  /* RNE */
+uint16_t mx_f32_to_f16(float x);  /* RNE; overflow gives Inf, NaN stays NaN */
 uint16_t mx_f32_to_bf16(float x); /* RNE, NaN stays NaN */
 
 #endif
