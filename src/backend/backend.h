@@ -1,6 +1,6 @@
 /*
  * The backend runs whole operations of the forward pass over a thread team and a
- * kernel table.
+ * kernel table: products with weight matrices, and loops over tokens.
  */
 #ifndef MX_BACKEND_BACKEND_H
 #define MX_BACKEND_BACKEND_H
@@ -9,6 +9,18 @@
 #include "format/dtype.h"
 #include "kernel/kernel.h"
 
+typedef struct mx_backend {
+    mx_kernels kernels;
+    mx_team *team; /* owned */
+    uint32_t cpu_flags;
+} mx_backend;
+
+/* A team of `threads` (0: all) and the kernels that MXLM_CPU allows. */
+mx_status mx_backend_init(mx_backend *backend, int threads, mx_error *err);
+void mx_backend_clear(mx_backend *backend);
+
+/* ---- weight matrices ------------------------------------------------------ */
+
 /* How a weight matrix is held. */
 typedef enum mx_matrix_kind {
     MX_MATRIX_STORED, /* rows of a plain or GGUF type, usually in the file's map */
@@ -16,29 +28,68 @@ typedef enum mx_matrix_kind {
     MX_MATRIX_PANELS, /* the kernels' own layout; exact integer product */
 } mx_matrix_kind;
 
-/* A weight matrix [n_rows][n_cols] and its optional bias. */
+/* A weight matrix [n_rows][n_cols], how its input is quantized, and its bias. */
 typedef struct mx_matrix {
     mx_matrix_kind kind;
     size_t n_rows, n_cols;
-    mx_dtype dtype;             /* STORED */
-    const uint8_t *data;        /* STORED: rows, or CODES: codes; borrowed */
-    const uint8_t *scales;      /* CODES: [n_rows][scale count]; borrowed */
-    size_t row_bytes;           /* of data */
-    uint32_t permuted_head_dim; /* STORED: GGUF row permutation, 0 none (io/checkpoint.h) */
-    mx_quant quant;             /* CODES, PANELS */
-    uint8_t *owned;             /* memory behind codes + scales or panels, freed with the matrix */
-    const uint8_t *panels;      /* PANELS */
-    uint64_t stored_bytes;      /* bytes of codes + scales, or of the stored rows */
-    float *bias;                /* [n_rows] or NULL; owned */
+    mx_dtype dtype;       /* STORED */
+    const uint8_t *data;  /* STORED: rows; CODES: packed codes; borrowed unless `owned` */
+    size_t row_bytes;     /* of data */
+    uint32_t permuted_head_dim;  /* STORED: GGUF row permutation, 0 none (io/checkpoint.h) */
+    const uint8_t *scales;       /* CODES: [n_rows][scale count]; borrowed unless `owned` */
+    const uint8_t *panels;       /* PANELS: [ceil(n_rows / 16)] panels, 64-byte aligned */
+    mx_quant weights;            /* CODES, PANELS */
+    mx_quant activations;        /* of the product's input; none: taken as it is */
+    uint8_t *owned;              /* memory behind data and scales, or panels; free() */
+    uint64_t stored_bytes;       /* canonical bytes: rows, or codes and scales */
+    float *bias;                 /* [n_rows] or NULL; owned */
 } mx_matrix;
 
-typedef struct mx_backend {
-    mx_kernels kernels;
-    mx_team *team; /* owned */
-    uint32_t cpu_flags;
-} mx_backend;
+void mx_matrix_clear(mx_matrix *matrix);
 
-mx_status mx_backend_init(mx_backend *backend, int threads, mx_error *err);
-void mx_backend_clear(mx_backend *backend);
+/* Row `row` as fp32 in out [n_cols]; STORED and CODES only. `out` needs room for
+ * n_cols rounded up to the storage type's block. */
+void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out);
+
+/*
+ * Turns CODES into PANELS when weights and activations have an exact integer
+ * product; otherwise leaves the matrix as it is. Memory behind the codes is
+ * freed when owned.
+ */
+mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err);
+
+/* ---- products ------------------------------------------------------------- */
+
+/*
+ * The input of products, made ready once and shared by the matrices that take it
+ * (q, k, v; gate, up). Lives in caller-owned scratch.
+ */
+typedef struct mx_operand {
+    const float *x;            /* [n_tokens][stride]: fp32 rows, cast when quantized */
+    size_t stride, n_tokens, k;
+    const uint8_t *tiles;      /* the integer product's tiles, or NULL */
+    mx_quant activations, weights; /* what x or tiles were made for */
+    bool ready;
+} mx_operand;
+
+/* Scratch bytes that one operand of up to n_tokens x k may need for `matrix`. */
+size_t mx_operand_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens);
+
+/*
+ * Makes `operand` fit `matrix`: quantizes x [n_tokens][k] as the matrix asks, into
+ * `scratch` (64-byte aligned, mx_operand_bytes). Does nothing when it fits
+ * already; set `operand->ready` to false when x changed. streams [n_tokens] key
+ * stochastic rounding.
+ */
+void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix, const float *x,
+                        size_t n_tokens, const uint64_t *streams, uint8_t *scratch,
+                        mx_operand *operand);
+
+/* Scratch bytes of mx_matrix_product for this matrix (all threads together). */
+size_t mx_product_bytes(const mx_backend *backend, const mx_matrix *matrix);
+
+/* out [n_tokens][n_rows] = operand times the matrix's rows, plus bias. */
+void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
+                       uint8_t *scratch, float *out);
 
 #endif
