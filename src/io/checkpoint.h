@@ -8,16 +8,25 @@
 #define MX_IO_CHECKPOINT_H
 
 #include "format/specs.h"
+#include "io/gguf.h"
 #include "io/hf_config.h"
 #include "io/tensor.h"
 
 typedef struct mx_checkpoint mx_checkpoint;
 
+/*
+ * Opens and checks: every tensor that the config asks for is there in its shape
+ * (packed code and scale shapes for a quantized directory) and in a type that
+ * mxlm reads; a tensor that a model of this config does not have is refused by
+ * name, since ignoring it would change the model silently.
+ */
 mx_status mx_checkpoint_open(const char *path, mx_checkpoint **out, mx_error *err);
 void mx_checkpoint_close(mx_checkpoint *checkpoint);
 
 const char *mx_checkpoint_path(const mx_checkpoint *checkpoint);
 bool mx_checkpoint_is_gguf(const mx_checkpoint *checkpoint);
+/* The GGUF reader (metadata, tokenizer); NULL for a directory. Borrowed. */
+const mx_gguf *mx_checkpoint_gguf(const mx_checkpoint *checkpoint);
 const mx_llama_config *mx_checkpoint_config(const mx_checkpoint *checkpoint);
 /* config.json as parsed (borrowed); NULL for GGUF. */
 const json_t *mx_checkpoint_config_json(const mx_checkpoint *checkpoint);
@@ -26,6 +35,8 @@ const json_t *mx_checkpoint_config_json(const mx_checkpoint *checkpoint);
  * OCP-MX layout) wrote; NULL when the weights are unquantized. A
  * quantization_config that mxlm cannot honour made mx_checkpoint_open fail. */
 const mx_specs *mx_checkpoint_specs(const mx_checkpoint *checkpoint);
+/* How mxlm quantized it ("rtn"); NULL when unquantized or written by Quark. */
+const char *mx_checkpoint_method(const mx_checkpoint *checkpoint);
 
 /* Every tensor, by Hugging Face name, in a fixed order. */
 size_t mx_checkpoint_count(const mx_checkpoint *checkpoint);
@@ -33,9 +44,12 @@ const mx_tensor *mx_checkpoint_at(const mx_checkpoint *checkpoint, size_t index)
 const mx_tensor *mx_checkpoint_find(const mx_checkpoint *checkpoint, const char *name);
 
 /*
- * Rows of a 2-D weight as the model wants them. For GGUF's q_proj and k_proj,
- * row r of the model is row mx_rows_source(rows, r) of the stored tensor; for
- * everything else they are equal.
+ * Rows of a weight as the model wants them; a 1-D tensor (bias, norm) is n_rows
+ * rows of one element. For GGUF's q_proj and k_proj, row r of the model is row
+ * mx_rows_source(rows, r) of the stored tensor; for everything else they are
+ * equal. For a quantized weight (mx_checkpoint_specs, and not excluded) the rows
+ * are packed codes, n_cols and row_bytes count bytes, and the scales are the rows
+ * of "X.weight_scale".
  */
 typedef struct mx_rows {
     const mx_tensor *tensor; /* [n_rows][n_cols], or packed codes (then dtype U8) */
@@ -44,6 +58,7 @@ typedef struct mx_rows {
     uint32_t permuted_head_dim; /* 0: rows in place */
 } mx_rows;
 
+/* MX_ERR_FORMAT when the checkpoint has no tensor of that name. */
 mx_status mx_checkpoint_rows(const mx_checkpoint *checkpoint, const char *name, mx_rows *out,
                              mx_error *err);
 uint64_t mx_rows_source(const mx_rows *rows, uint64_t row);
