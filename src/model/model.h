@@ -8,45 +8,75 @@
 #include "io/checkpoint.h"
 #include "io/tokenizer.h"
 
-/* One decoder layer. Shapes are [out][in] as stored by Hugging Face. */
+/* The seven projections of a decoder layer, in the order of the forward pass. */
+typedef enum mx_projection {
+    MX_PROJ_Q,    /* [heads * head_dim][hidden] */
+    MX_PROJ_K,    /* [kv_heads * head_dim][hidden] */
+    MX_PROJ_V,    /* [kv_heads * head_dim][hidden] */
+    MX_PROJ_O,    /* [hidden][heads * head_dim] */
+    MX_PROJ_GATE, /* [intermediate][hidden] */
+    MX_PROJ_UP,   /* [intermediate][hidden] */
+    MX_PROJ_DOWN, /* [hidden][intermediate] */
+    MX_PROJ_COUNT
+} mx_projection;
+
 typedef struct mx_layer {
-    mx_matrix q;    /* [heads * head_dim][hidden] */
-    mx_matrix k;    /* [kv_heads * head_dim][hidden] */
-    mx_matrix v;    /* [kv_heads * head_dim][hidden] */
-    mx_matrix o;    /* [hidden][heads * head_dim] */
-    mx_matrix gate; /* [intermediate][hidden] */
-    mx_matrix up;   /* [intermediate][hidden] */
-    mx_matrix down; /* [hidden][intermediate] */
-    float *attention_norm; /* [hidden], owned */
-    float *mlp_norm;       /* [hidden], owned */
+    mx_matrix projections[MX_PROJ_COUNT]; /* shapes above, [out][in] */
+    float *attention_norm;                /* [hidden], owned */
+    float *mlp_norm;                      /* [hidden], owned */
 } mx_layer;
 
 struct mx_model {
     mx_checkpoint *checkpoint;
-    mx_llama_config config; /* a copy of the checkpoint's */
-    mx_tokenizer *tokenizer;
-    mx_specs specs;         /* what is in force: weights and activations */
-    bool weights_quantized;
+    mx_llama_config config;  /* a copy of the checkpoint's */
+    mx_tokenizer *tokenizer; /* NULL when the directory has none */
+    mx_specs specs;          /* what is in force: weights and activations */
+    bool prepared;           /* matrices are in their final form */
     mx_backend backend;
-    mx_layer *layers;       /* [config.layers] */
-    mx_matrix embedding;    /* [vocab][hidden] */
-    mx_matrix head;         /* [vocab][hidden]; the embedding itself when tied */
-    float *final_norm;      /* [hidden], owned */
+    mx_layer *layers;    /* [config.layers] */
+    mx_matrix embedding; /* [vocab][hidden] */
+    mx_matrix head;      /* [vocab][hidden]; all zero when tied: use mx_model_head */
+    float *final_norm;   /* [hidden], owned */
 };
 
-/* Bytes of weights, for reports. */
-typedef struct mx_weight_sizes {
-    uint64_t projection_bytes; /* the seven projections of all layers, as stored (codes + scales) */
-    uint64_t projection_bytes_fp32; /* the same at 4 bytes a weight */
-    uint64_t total_bytes;      /* all weights: projections, embedding, head, norms, biases */
-    uint64_t total_bytes_fp32;
-    uint64_t projection_count;      /* weights */
-    double activation_bits;         /* bits an element of the projections' inputs, scales included */
-    double activation_bytes_token;  /* bytes a token over the projections' inputs, all layers:
-                                       each distinct input counted once (qkv, o, gate/up, down) */
-    double activation_bytes_token_fp32;
-} mx_weight_sizes;
+/* The output head: the embedding when tied. */
+const mx_matrix *mx_model_head(const mx_model *model);
 
-void mx_model_sizes(const mx_model *model, mx_weight_sizes *out);
+/* The tokenizer, or an error that says which file is missing. */
+mx_status mx_model_tokenizer(const mx_model *model, const mx_tokenizer **out, mx_error *err);
+
+/* "model.layers.LAYER.self_attn.q_proj" and so on, without ".weight", into
+ * name [96]. */
+void mx_projection_name(uint32_t layer, mx_projection projection, char *name);
+
+/*
+ * Replaces an unquantized projection by packed codes and scales (row layout of
+ * format/block.h) in one malloc'd block `codes`, which the model takes over in
+ * any case; scales lie `code_bytes` behind its start. PLAIN formats have no
+ * scales. Becomes panels at once where the settings allow, so that canonical
+ * codes of one matrix at a time are held.
+ */
+mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection projection,
+                                  const mx_quant *weights, uint8_t *codes, size_t code_bytes,
+                                  mx_error *err);
+
+/* Brings all matrices into the form that model->specs asks for; called by
+ * mx_session_create. Settings are final from then on. */
+mx_status mx_model_prepare(mx_model *model, mx_error *err);
+
+/* Sizes of weights and of the projections' inputs, for reports. */
+typedef struct mx_model_size {
+    uint64_t projection_weights;    /* number of weights in the quantizable projections */
+    uint64_t projection_bytes;      /* as stored: codes and scales, or rows */
+    uint64_t projection_bytes_fp32; /* the same at 4 bytes a weight */
+    uint64_t total_bytes; /* projections, embedding, head (once when tied), norms, biases */
+    uint64_t total_bytes_fp32;
+    double activation_bits;             /* bits an element of the inputs, scales included */
+    double activation_bytes_token;      /* all layers; inputs shared by q/k/v and by gate/up
+                                           counted once */
+    double activation_bytes_token_fp32; /* the same at 4 bytes an element */
+} mx_model_size;
+
+void mx_model_measure(const mx_model *model, mx_model_size *out);
 
 #endif

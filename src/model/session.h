@@ -26,10 +26,10 @@ void mx_session_free(mx_session *session);
 
 /* A run of tokens of one sequence inside a forward call. */
 typedef struct mx_segment {
-    uint32_t sequence;       /* [0, max_sequences) */
-    uint32_t start;          /* position of the first token; 0 starts afresh */
-    const int32_t *tokens;   /* [n_tokens] */
-    uint32_t n_tokens;       /* >= 1 */
+    uint32_t sequence;     /* [0, max_sequences) */
+    uint32_t start;        /* position of the first token; 0 starts afresh */
+    const int32_t *tokens; /* [n_tokens] */
+    uint32_t n_tokens;     /* >= 1 */
 } mx_segment;
 
 /*
