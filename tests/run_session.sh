@@ -1,0 +1,81 @@
+#!/usr/bin/env bash
+# Runs the commands of a session file and compares what they print with what the file
+# says, to the letter.
+# usage: tests/run_session.sh [--update] MXLM FILE.session
+#   $ COMMAND      run by bash; "> " lines continue it
+#   OUTPUT         stdout and stderr together, then "[exit N]" when N is not 0
+# Lines before the first command are comments. --update rewrites the outputs: read the
+# diff before you commit it.
+# Each session runs in an empty folder of its own, where `golden` and `data` are links
+# to tests/golden and tests/app/data, and `mxlm` is the program.
+set -euo pipefail
+
+update=false
+if [ "$1" = --update ]; then
+    update=true
+    shift
+fi
+program=$(realpath "$1")
+session=$(realpath "$2")
+tests=$(cd "$(dirname "$0")" && pwd)
+
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+mkdir "$work/bin" "$work/home"
+ln -s "$program" "$work/bin/mxlm"
+ln -s "$tests/golden" "$work/home/golden"
+ln -s "$tests/app/data" "$work/home/data"
+actual=$work/actual
+
+# Nothing of the user's environment may show in the output.
+export PATH="$work/bin:$PATH" LC_ALL=C.UTF-8 HOME="$work/home" XDG_CACHE_HOME="$work/home/.cache"
+unset MXLM_CPU NO_COLOR
+
+command=
+execute() {
+    [ -n "$command" ] || return 0
+    local code=0
+    (cd "$work/home" && bash -c "$command" </dev/null 2>&1) >>"$actual" || code=$?
+    # Output that ends without a newline is shown as such.
+    if [ -s "$actual" ] && [ -n "$(tail -c 1 "$actual")" ]; then
+        printf '\n[no newline]\n' >>"$actual"
+    fi
+    [ "$code" -eq 0 ] || echo "[exit $code]" >>"$actual"
+    command=
+}
+
+seen_command=false
+while IFS= read -r line; do
+    case $line in
+    '$ '*)
+        execute
+        seen_command=true
+        command=${line#\$ }
+        echo "$line" >>"$actual"
+        continuing=true
+        ;;
+    '> '* | '>')
+        if [ "${continuing:-false}" = true ]; then
+            line_text=${line#>}
+            command+=$'\n'${line_text# }
+            echo "$line" >>"$actual"
+        fi
+        ;;
+    *)
+        continuing=false
+        $seen_command || echo "$line" >>"$actual"
+        ;;
+    esac
+done <"$session"
+execute
+
+$seen_command || {
+    echo "$session: holds no command"
+    exit 1
+}
+if $update; then
+    cp "$actual" "$session"
+elif ! diff -u --label expected --label actual "$session" "$actual"; then
+    echo "$session: the program prints something else (tests/run_session.sh --update accepts it)"
+    exit 1
+fi
