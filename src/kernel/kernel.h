@@ -37,10 +37,10 @@ typedef struct mx_int_product {
     size_t k;              /* columns; the last block may be ragged */
     const uint8_t *panels; /* n_panels consecutive panels of int_panel_bytes */
     size_t n_panels;
-    size_t n_rows;         /* valid rows of all panels: <= 16 * n_panels */
-    const uint8_t *tiles;  /* ceil(n_tokens / 16) tiles of int_tile_bytes */
+    size_t n_rows;        /* valid rows of all panels: <= 16 * n_panels */
+    const uint8_t *tiles; /* ceil(n_tokens / 16) tiles of int_tile_bytes */
     size_t n_tokens;
-    float *out;            /* [n_tokens][out_stride]; columns [0, n_rows) are written */
+    float *out; /* [n_tokens][out_stride]; columns [0, n_rows) are written */
     size_t out_stride;
 } mx_int_product;
 
@@ -49,11 +49,11 @@ typedef struct mx_int_product {
  *     acc = fmaf(x[t][k], w[r][k], acc)
  */
 typedef struct mx_f32_product {
-    const float *panels;   /* [n_panels][k][16] */
+    const float *panels; /* [n_panels][k][16] */
     size_t n_panels, n_rows, k;
-    const float *x;        /* [n_tokens][x_stride], columns [0, k) */
+    const float *x; /* [n_tokens][x_stride], columns [0, k) */
     size_t x_stride, n_tokens;
-    float *out;            /* [n_tokens][out_stride] */
+    float *out; /* [n_tokens][out_stride] */
     size_t out_stride;
 } mx_f32_product;
 
@@ -65,21 +65,21 @@ typedef struct mx_f32_product {
  *     out[h][d] = (fma chain over j ascending of p[j] * V[j][d]) / z
  */
 typedef struct mx_attention {
-    const float *q;    /* [n_heads][head_dim] */
+    const float *q; /* [n_heads][head_dim] */
     size_t n_heads, head_dim;
-    const float *k;    /* [ceil(n_keys / 16)][head_dim][16]: keys in tiles of 16 positions */
-    const float *v;    /* [n_keys][head_dim] */
+    const float *k; /* [ceil(n_keys / 16)][head_dim][16]: keys in tiles of 16 positions */
+    const float *v; /* [n_keys][head_dim] */
     size_t n_keys;
     float scale;
-    float *scores;     /* scratch [n_heads][n_keys rounded up to 16] */
-    float *out;        /* [n_heads][head_dim] */
+    float *scores; /* scratch [n_heads][n_keys rounded up to 16] */
+    float *out;    /* [n_heads][head_dim] */
 } mx_attention;
 
 /* Statistics of one row of logits. */
 typedef struct mx_row_stats {
     float max;
-    uint32_t argmax;  /* the first index that holds max */
-    double sum_exp;   /* 16-lane sum, in double, of (double)mx_exp(x[i] - max) */
+    uint32_t argmax; /* the first index that holds max */
+    double sum_exp;  /* 16-lane sum, in double, of (double)mx_exp(x[i] - max) */
 } mx_row_stats;
 
 typedef struct mx_kernels {
@@ -98,14 +98,14 @@ typedef struct mx_kernels {
     /* Canonical packed rows (format/block.h) to a panel; rows beyond n_rows
      * (1..16) become zero weights. codes[r], scales[r] point to row r. */
     void (*int_panel_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
-                           const uint8_t *const *codes, const uint8_t *const *scales,
-                           size_t n_rows, uint8_t *panel);
+                           const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
+                           uint8_t *panel);
     /* Quantizes n_tokens (1..16) rows x [n_tokens][x_stride] to a tile, bit-equal
      * to mx_row_encode with stream = first_stream + token; missing tokens are
      * zero. */
     void (*int_tile_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
-                          const float *x, size_t x_stride, size_t n_tokens,
-                          uint64_t first_stream, uint8_t *tile);
+                          const float *x, size_t x_stride, size_t n_tokens, uint64_t first_stream,
+                          uint8_t *tile);
     void (*int_product)(const mx_int_product *product);
 
     /* --- fp32 product ------------------------------------------------------ */

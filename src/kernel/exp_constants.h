@@ -1,0 +1,27 @@
+/*
+ * Constants of mx_exp: exp(x) = 2^n * p(r), n = rint(x / ln 2), r = x - n ln 2.
+ * ln 2 = HIGH + LOW: HIGH has 18 significant bits, so n * HIGH is exact.
+ * p is 1 + r + C2 r^2 + ... + C6 r^6, the coefficients a minimax fit of the
+ * relative error (3.1e-9) on |r| <= 0.34665, then rounded to fp32.
+ */
+#ifndef MX_KERNEL_EXP_CONSTANTS_H
+#define MX_KERNEL_EXP_CONSTANTS_H
+
+/* Beyond these the result is 0 / Inf; clamping keeps n small. */
+#define MX_EXP_LOWEST (-105.0f)
+#define MX_EXP_HIGHEST 89.0f
+
+#define MX_EXP_LOG2E 0x1.715476p+0f
+#define MX_EXP_LN2_HIGH 0x1.62e4p-1f
+#define MX_EXP_LN2_LOW 0x1.7f7d1cp-20f
+
+/* Adding and subtracting rounds to the nearest integer, ties to even. */
+#define MX_EXP_ROUNDER 0x1.8p+23f
+
+#define MX_EXP_C2 0x1.fffffcp-2f
+#define MX_EXP_C3 0x1.555492p-3f
+#define MX_EXP_C4 0x1.5558f2p-5f
+#define MX_EXP_C5 0x1.1239f4p-7f
+#define MX_EXP_C6 0x1.6a2416p-10f
+
+#endif
