@@ -34,7 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama import modeling_llama
 
@@ -341,6 +341,17 @@ def mx_network(path: Path, variant: Variant, watch: StepWatch, quantize_mx) -> L
 # ---- output -----------------------------------------------------------------------------
 
 
+def save_sorted(tensors: dict, path: Path, metadata: dict) -> None:
+    """save_file orders metadata anew on every run; goldens must not change with it."""
+    data = save(tensors, metadata)
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :])
+
+
 def settings_of(variant: Variant) -> str:
     """As mx_specs_set's keys and values."""
     return (
@@ -399,7 +410,7 @@ def make_model(model: Model, out: Path, quantize_mx) -> None:
         sys.exit(f"{model.name}: no seed below {MAX_SEEDS} keeps the margin")
     tensors, metadata = made
     metadata["seed"] = str(seed)
-    save_file(tensors, out / f"llama_{model.name}.safetensors", metadata=metadata)
+    save_sorted(tensors, out / f"llama_{model.name}.safetensors", metadata)
     gap, largest = metadata["float32.gap"], tensors["float32.0"].abs().max()
     print(f"{model.name}: seed {seed}, float32 - float64 {gap}, largest logit {largest:.3g}")
 
@@ -434,7 +445,7 @@ def make_rope(out: Path) -> None:
         tensors[f"cos.{name}"] = cos[0, :, : head_dim // 2].contiguous()
         tensors[f"sin.{name}"] = sin[0, :, : head_dim // 2].contiguous()
         metadata[name] = json.dumps(config)
-    save_file(tensors, out / "llama_rope.safetensors", metadata=metadata)
+    save_sorted(tensors, out / "llama_rope.safetensors", metadata)
 
 
 def main() -> None:
