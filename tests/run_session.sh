@@ -6,8 +6,8 @@
 #   OUTPUT         stdout and stderr together, then "[exit N]" when N is not 0
 # Lines before the first command are comments. --update rewrites the outputs: read the
 # diff before you commit it.
-# Each session runs in an empty folder of its own, where `golden` and `data` are links
-# to tests/golden and tests/app/data, and `mxlm` is the program.
+# Each session runs in an empty folder of its own, where `golden` and `fixtures` are links
+# to tests/golden and tests/app/fixtures, and `mxlm` is the program.
 set -euo pipefail
 
 update=false
@@ -24,12 +24,12 @@ trap 'rm -rf "$work"' EXIT
 mkdir "$work/bin" "$work/home"
 ln -s "$program" "$work/bin/mxlm"
 ln -s "$tests/golden" "$work/home/golden"
-ln -s "$tests/app/data" "$work/home/data"
+ln -s "$tests/app/fixtures" "$work/home/fixtures"
 actual=$work/actual
 
 # Nothing of the user's environment may show in the output.
 export PATH="$work/bin:$PATH" LC_ALL=C.UTF-8 HOME="$work/home" XDG_CACHE_HOME="$work/home/.cache"
-unset MXLM_CPU NO_COLOR
+unset MXLM_CPU MXLM_DATA_DIR MXLM_SMOLLM2_GGUF NO_COLOR
 
 command=
 execute() {
