@@ -8,18 +8,37 @@
 #include "io/checkpoint.h"
 
 /*
- * Round-to-nearest (direct cast) of rows [row_begin, row_end) of a stored
- * weight: decodes each row to fp32 and mx_row_encode's it with stream = model
- * row number. codes [n_rows][mx_row_code_bytes], scales
- * [n_rows][mx_row_scale_count], from row 0. Scratch is allocated inside.
- * A weight that holds NaN or Inf is MX_ERR_FORMAT and named.
+ * Round-to-nearest (direct cast) of all rows of a stored weight: decodes each
+ * model row to fp32 and mx_row_encode's it with stream = model row number. codes
+ * [n_rows][mx_row_code_bytes], scales [n_rows][mx_row_scale_count]. Scratch (one
+ * row a thread) is allocated inside. A weight that holds NaN or Inf, or a
+ * magnitude that no E8M0 scale reaches, is MX_ERR_FORMAT and named; a type that
+ * does not decode to fp32 is MX_ERR_UNSUPPORTED.
  */
 mx_status mx_rtn_rows(const mx_rows *rows, const mx_quant *quant, mx_team *team, uint8_t *codes,
                       uint8_t *scales, mx_error *err);
 
-/* True for the seven projections of a layer ("...q_proj.weight" and so on). */
+/*
+ * What quantization cost: `*signal` = sum of w^2 and `*noise` = sum of
+ * (w - dequantized)^2 over all rows, in double, the same for any team.
+ * SQNR in dB = 10 log10(signal / noise).
+ */
+mx_status mx_rtn_noise(const mx_rows *rows, const mx_quant *quant, mx_team *team,
+                       const uint8_t *codes, const uint8_t *scales, double *signal, double *noise,
+                       mx_error *err);
+
+/* True for the seven projections of a layer,
+ * "model.layers.<n>.self_attn.{q,k,v,o}_proj.weight" and
+ * "model.layers.<n>.mlp.{gate,up,down}_proj.weight". */
 bool mx_projection_is(const char *tensor_name);
 
-/* mx_quantize_run (mxlm.h) lives in quantize.c. */
+/*
+ * mx_quantize_run (mxlm.h) with the size of an output shard: tensors of more
+ * than `shard_bytes` in all are spread over several files (0: the default of
+ * io/export.h).
+ */
+mx_status mx_quantize_write(const char *model_path, const char *out_dir, const mx_specs *specs,
+                            const mx_quantize_options *options, uint64_t shard_bytes,
+                            mx_watch watch, char **summary, mx_error *err);
 
 #endif

@@ -1,0 +1,232 @@
+#include "io/export_layout.h"
+
+#include "io/tensor_set.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bounds a tensor so that no sum of sizes overflows. */
+#define MX_LAYOUT_MAX_TENSORS 65536u
+
+void mx_checksum_init(mx_checksum *sum)
+{
+    *sum = (mx_checksum){.state = 0x9E3779B97F4A7C15u};
+}
+
+/* FNV-1a over 64-bit words, with the high half folded down after each so that
+ * high bits reach low ones. */
+static uint64_t checksum_word(uint64_t state, const uint8_t bytes[8])
+{
+    uint64_t word;
+    memcpy(&word, bytes, sizeof word);
+    state = (state ^ word) * 0x100000001B3u;
+    return state ^ (state >> 32);
+}
+
+void mx_checksum_update(mx_checksum *sum, const void *data, size_t size)
+{
+    const uint8_t *bytes = data;
+    while (size > 0 && sum->n_pending > 0) {
+        sum->pending[sum->n_pending++] = *bytes++;
+        size--;
+        if (sum->n_pending == 8) {
+            sum->state = checksum_word(sum->state, sum->pending);
+            sum->n_pending = 0;
+        }
+    }
+    for (; size >= 8; size -= 8, bytes += 8) {
+        sum->state = checksum_word(sum->state, bytes);
+    }
+    if (size > 0) {
+        memcpy(sum->pending, bytes, size);
+        sum->n_pending = (unsigned)size;
+    }
+}
+
+uint64_t mx_checksum_value(const mx_checksum *sum)
+{
+    uint8_t last[8] = {0};
+    memcpy(last, sum->pending, sum->n_pending);
+    last[7] ^= (uint8_t)(sum->n_pending << 4);
+    return checksum_word(sum->state, last);
+}
+
+/* Bytes of a planned tensor. */
+static mx_status plan_bytes(const mx_tensor_plan *plan, uint64_t *out, mx_error *err)
+{
+    if (plan->dtype == MX_DTYPE_NONE || mx_dtype_get(plan->dtype)->block != 1) {
+        return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: safetensors has no name for its type",
+                            plan->name);
+    }
+    uint64_t count = 0, element = mx_dtype_get(plan->dtype)->block_bytes;
+    if (plan->n_dims < 0 || plan->n_dims > MX_TENSOR_MAX_DIMS ||
+        !mx_shape_count(plan->shape, plan->n_dims, &count) ||
+        count > (uint64_t)INT64_MAX / MX_LAYOUT_MAX_TENSORS / element) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "%s: shape: too large", plan->name);
+    }
+    *out = count * element;
+    return MX_OK;
+}
+
+/* Gives every tensor a shard: in the order given, a new one when the next tensor
+ * would not fit. `*n_shards` receives their number. */
+static mx_status assign_shards(mx_export_layout *layout, uint64_t shard_bytes, mx_error *err)
+{
+    uint64_t used = 0;
+    uint32_t shard = 0;
+    for (size_t i = 0; i < layout->n_plans; i++) {
+        mx_export_slot *slot = &layout->slots[i];
+        MX_TRY(plan_bytes(&layout->plans[i], &slot->size, err));
+        if (used > 0 && slot->size > shard_bytes - (used < shard_bytes ? used : shard_bytes)) {
+            shard++;
+            used = 0;
+        }
+        slot->shard = shard;
+        used += slot->size;
+    }
+    layout->n_shards = shard + 1;
+    return MX_OK;
+}
+
+/* One entry of the safetensors header: {"dtype", "shape", "data_offsets"}. */
+static json_t *header_entry(const mx_tensor_plan *plan, uint64_t begin, uint64_t end)
+{
+    json_t *shape = json_array();
+    for (int d = 0; d < plan->n_dims; d++) {
+        json_array_append_new(shape, json_integer((json_int_t)plan->shape[d]));
+    }
+    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", mx_dtype_get(plan->dtype)->name, "shape",
+                     shape, "data_offsets", (json_int_t)begin, (json_int_t)end);
+}
+
+/* Length field, JSON and padding of a shard; the data then starts 8-byte
+ * aligned, as the format's own writer has it. */
+static mx_status build_header(mx_export_shard *shard, const json_t *entries, mx_error *err)
+{
+    char *text = NULL;
+    MX_TRY(mx_json_dump(entries, 0, &text, err));
+    size_t length = strlen(text);
+    size_t padded = (length + 7) / 8 * 8;
+    if (padded > 100000000) {
+        free(text);
+        return mx_error_set(err, MX_ERR_UNSUPPORTED,
+                            "%s: a header of %zu bytes is more than safetensors allows",
+                            shard->name, padded);
+    }
+    shard->header_size = 8 + padded;
+    shard->header = malloc(shard->header_size);
+    if (shard->header == NULL) {
+        free(text);
+        return mx_error_nomem(err, shard->name, shard->header_size);
+    }
+    for (int i = 0; i < 8; i++) {
+        shard->header[i] = (char)(padded >> (8 * i) & 0xFF);
+    }
+    memcpy(shard->header + 8, text, length);
+    memset(shard->header + 8 + length, ' ', padded - length);
+    free(text);
+    return MX_OK;
+}
+
+/*
+ * Places the tensors of one shard: 8-byte elements first, then 4, 2 and 1, each
+ * in plan order. Every tensor then starts at a multiple of its element size,
+ * which readers that view the mapped bytes (torch) require.
+ */
+static mx_status place_shard(mx_export_layout *layout, uint32_t index, mx_error *err)
+{
+    mx_export_shard *shard = &layout->shards[index];
+    if (layout->n_shards == 1) {
+        snprintf(shard->name, sizeof shard->name, "model.safetensors");
+    } else {
+        snprintf(shard->name, sizeof shard->name, "model-%05u-of-%05u.safetensors", index + 1,
+                 layout->n_shards);
+    }
+    /* transformers refuses files whose metadata does not name a framework. */
+    json_t *entries = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+    for (unsigned element = 8; element > 0; element /= 2) {
+        for (size_t i = 0; i < layout->n_plans; i++) {
+            const mx_tensor_plan *plan = &layout->plans[i];
+            mx_export_slot *slot = &layout->slots[i];
+            if (slot->shard != index || mx_dtype_get(plan->dtype)->block_bytes != element) {
+                continue;
+            }
+            slot->offset = shard->data_size;
+            shard->data_size += slot->size;
+            if (json_object_get(entries, plan->name) != NULL ||
+                json_object_set_new(entries, plan->name,
+                                    header_entry(plan, slot->offset, shard->data_size)) != 0) {
+                json_decref(entries);
+                return mx_error_set(err, MX_ERR_ARGUMENT,
+                                    "%s: the name is used twice or is not UTF-8", plan->name);
+            }
+        }
+    }
+    mx_status status = build_header(shard, entries, err);
+    json_decref(entries);
+    return status;
+}
+
+mx_status mx_export_layout_init(mx_export_layout *layout, const mx_tensor_plan *plans,
+                                size_t n_plans, uint64_t shard_bytes, mx_error *err)
+{
+    *layout = (mx_export_layout){.plans = plans, .n_plans = n_plans};
+    mx_status status;
+    if (n_plans > MX_LAYOUT_MAX_TENSORS) {
+        return mx_error_set(err, MX_ERR_UNSUPPORTED, "export: more than %u tensors",
+                            MX_LAYOUT_MAX_TENSORS);
+    }
+    layout->slots = calloc(n_plans + 1, sizeof *layout->slots);
+    if (layout->slots == NULL) {
+        return mx_error_nomem(err, "export", (n_plans + 1) * sizeof *layout->slots);
+    }
+    MX_TRY_GOTO(status, assign_shards(layout, shard_bytes, err));
+    layout->shards = calloc(layout->n_shards, sizeof *layout->shards);
+    if (layout->shards == NULL) {
+        status = mx_error_nomem(err, "export", layout->n_shards * sizeof *layout->shards);
+        goto done;
+    }
+    for (uint32_t s = 0; s < layout->n_shards; s++) {
+        MX_TRY_GOTO(status, place_shard(layout, s, err));
+    }
+    for (size_t i = 0; i < n_plans; i++) {
+        layout->slots[i].offset += layout->shards[layout->slots[i].shard].header_size;
+    }
+done:
+    if (status != MX_OK) {
+        mx_export_layout_clear(layout);
+    }
+    return status;
+}
+
+void mx_export_layout_clear(mx_export_layout *layout)
+{
+    for (uint32_t s = 0; layout->shards != NULL && s < layout->n_shards; s++) {
+        free(layout->shards[s].header);
+    }
+    free(layout->shards);
+    free(layout->slots);
+    *layout = (mx_export_layout){0};
+}
+
+mx_status mx_export_layout_index(const mx_export_layout *layout, json_t **out, mx_error *err)
+{
+    *out = NULL;
+    uint64_t total = 0;
+    json_t *map = json_object();
+    for (size_t i = 0; i < layout->n_plans; i++) {
+        const mx_export_slot *slot = &layout->slots[i];
+        total += slot->size;
+        json_object_set_new(map, layout->plans[i].name,
+                            json_string(layout->shards[slot->shard].name));
+    }
+    json_t *index =
+        json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
+    if (index == NULL || json_object_size(map) != layout->n_plans) {
+        json_decref(index);
+        return mx_error_nomem(err, "model.safetensors.index.json", 0);
+    }
+    *out = index;
+    return MX_OK;
+}
