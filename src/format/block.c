@@ -6,20 +6,6 @@
 #include <math.h>
 #include <string.h>
 
-static inline uint32_t float_bits(float x)
-{
-    uint32_t bits;
-    memcpy(&bits, &x, sizeof bits);
-    return bits;
-}
-
-static inline float bits_float(uint32_t bits)
-{
-    float x;
-    memcpy(&x, &bits, sizeof x);
-    return x;
-}
-
 void mx_codec_init(const mx_format *format, mx_codec *codec)
 {
     bool integer = format->encode == mx_integer_encode;
@@ -30,11 +16,10 @@ void mx_codec_init(const mx_format *format, mx_codec *codec)
     int bias = integer ? 1 : (1 << (format->exponent_bits - 1)) - 1;
     *codec = (mx_codec){
         .format = format,
-        .fraction_bits = mx_format_fraction_bits(format),
-        .emin = (uint32_t)(128 - bias),
-        .max_code = mx_element_max_code(format),
-        .sign_bit = 1u << (format->bits - 1),
-        .mask = (1u << (format->bits - 1)) * 2 - 1,
+        .fraction_bits = (int32_t)mx_format_fraction_bits(format),
+        .emin = 128 - bias,
+        .max_code = (int32_t)mx_element_max_code(format),
+        .sign_bit = (int32_t)(1u << (format->bits - 1)),
         .integer = integer,
         .known = true,
     };
@@ -42,20 +27,20 @@ void mx_codec_init(const mx_format *format, mx_codec *codec)
 
 /* Bits of the largest magnitude of x [n]; at least 0x7F800000 when a NaN or Inf is
  * among them, since fp32 magnitudes order as their bits do. */
-static uint32_t block_amax_bits(const float *x, size_t n)
+static int32_t block_amax_bits(const float *x, size_t n)
 {
     int32_t amax = 0; /* signed: SSE2 has no unsigned comparison */
     for (size_t i = 0; i < n; i++) {
-        int32_t bits = (int32_t)(float_bits(x[i]) & 0x7FFFFFFF);
+        int32_t bits = mx_float_bits(x[i]) & 0x7FFFFFFF;
         amax = bits > amax ? bits : amax;
     }
-    return (uint32_t)amax;
+    return amax;
 }
 
 mx_block_plan mx_block_scan(const mx_quant *quant, const float *x, size_t n)
 {
-    uint32_t amax = block_amax_bits(x, n);
-    uint8_t scale = mx_scale_encode(quant->format, quant->rule, bits_float(amax));
+    int32_t amax = block_amax_bits(x, n);
+    uint8_t scale = mx_scale_encode(quant->format, quant->rule, mx_bits_float(amax));
     bool subnormal = amax < 0x00800000;
     return (mx_block_plan){
         .scale = scale,
@@ -70,21 +55,16 @@ codes_encode(const mx_codec *codec, const mx_quant *quant, mx_round round, uint8
 {
     /* 2^(127 - scale); byte 254 needs the subnormal 2^-127, not 0. The product is
      * exact but where y is far below every format's smallest step. */
-    float inverse = bits_float(scale == 254 ? 0x00400000 : (254u - scale) << 23);
+    float inverse = mx_bits_float(scale == 254 ? 0x00400000 : (254 - scale) << 23);
     mx_codec c = *codec; /* a copy, which stores to `codes` cannot alias */
     for (size_t i = 0; i < n; i++) {
-        uint32_t bits = float_bits(x[i]);
-        uint32_t y = float_bits(x[i] * inverse) & 0x7FFFFFFF;
+        float y = mx_bits_float(mx_float_bits(x[i] * inverse) & 0x7FFFFFFF);
         uint32_t random = round == MX_ROUND_DITHER ? mx_quant_random(quant, stream, index + i) : 0;
-        uint32_t code = mx_codec_magnitude(&c, y, round, random);
+        int32_t code = mx_codec_magnitude(&c, y, round, random);
         code = code < c.max_code ? code : c.max_code;
-        bool negative = bits > 0x80000000; /* -0 gives +0 */
-        if (c.integer) {
-            code = (negative ? 0u - code : code) & c.mask;
-        } else {
-            code |= negative ? c.sign_bit : 0;
-        }
-        codes[i] = (uint8_t)code;
+        bool negative = x[i] < 0; /* -0 gives +0 */
+        int32_t negated = c.integer ? -code & (2 * c.sign_bit - 1) : c.sign_bit | code;
+        codes[i] = (uint8_t)(negative ? negated : code);
     }
 }
 
@@ -154,23 +134,12 @@ static void table_decode(const mx_format *format, const uint8_t *codes, uint8_t 
 static void minifloat_decode(const mx_codec *codec, const uint8_t *codes, uint8_t scale, size_t n,
                              float *out)
 {
-    const mx_format *format = codec->format;
     float factor = mx_e8m0_decode(scale);
-    float subnormal_step = ldexpf(1, (int)codec->emin - 127 - (int)codec->fraction_bits);
-    uint32_t align = 23 - codec->fraction_bits;
+    mx_codec c = *codec;
     for (size_t i = 0; i < n; i++) {
-        uint32_t magnitude = codes[i] & (codec->sign_bit - 1);
-        uint32_t sign = (codes[i] & codec->sign_bit) != 0 ? 0x80000000 : 0;
-        float value;
-        if (magnitude > codec->max_code) {
-            value = format->decode(format, codes[i]); /* Inf or NaN */
-            sign = 0;
-        } else if (magnitude >> codec->fraction_bits != 0) {
-            value = bits_float((magnitude << align) + ((codec->emin - 1) << 23));
-        } else {
-            value = (float)magnitude * subnormal_step;
-        }
-        out[i] = bits_float(float_bits(value) ^ sign) * factor;
+        float value = mx_codec_value(&c, codes[i] & (c.sign_bit - 1)) * factor;
+        int32_t sign = (codes[i] & c.sign_bit) != 0 ? INT32_MIN : 0;
+        out[i] = mx_bits_float(mx_float_bits(value) | sign);
     }
 }
 

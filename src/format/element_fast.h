@@ -1,55 +1,87 @@
 /*
- * The arithmetic of element.h on fp32 bits, for blocks and rows: equal to it for
- * every float and scale (tests/format/test_block.c and check_exhaustive.c).
+ * The arithmetic of element.h in fp32, for blocks and rows: equal to it for every
+ * float and scale (tests/format/test_block.c, check_exhaustive.c). No branch and
+ * no table, so that compilers vectorize the loops around it.
  *
- * A value in [2^p, 2^(p+1)) becomes a 24-bit significand that is shifted right,
- * by 23 - f for values in a normal binade (f fraction bits) and by one more for
- * each binade below the smallest normal one. Integer formats are the case of a
- * single binade [1, 2) with everything below it subnormal.
+ * A value in the binade [2^p, 2^(p+1)) is rounded to a multiple of its step
+ * 2^(p-f), f fraction bits, by adding 2^(p-f+23), a float whose unit in the last
+ * place is that step. Values below the smallest normal binade use its step.
+ * Integer formats are the case of a single binade [1, 2).
  */
 #ifndef MX_FORMAT_ELEMENT_FAST_H
 #define MX_FORMAT_ELEMENT_FAST_H
 
 #include "format/format.h"
 
+#include <float.h>
+#include <string.h>
+
+_Static_assert(FLT_EVAL_METHOD == 0, "fp32 arithmetic must round to fp32");
+
 typedef struct mx_codec {
     const mx_format *format;
-    uint32_t fraction_bits; /* f */
-    uint32_t emin;          /* biased fp32 exponent of the smallest normal binade */
-    uint32_t max_code;      /* magnitude code of max */
-    uint32_t sign_bit;
-    uint32_t mask; /* of all bits of a code */
+    int32_t fraction_bits; /* f */
+    int32_t emin;          /* biased fp32 exponent of the smallest normal binade */
+    int32_t max_code;      /* magnitude code of max */
+    int32_t sign_bit;
     bool integer;
     bool known; /* false: the format has a codec of its own; use its pointers */
 } mx_codec;
 
 void mx_codec_init(const mx_format *format, mx_codec *codec);
 
-/* Magnitude code, before saturation, of the fp32 value with bits `u` (finite, sign
- * clear); f < 23. */
-static inline uint32_t mx_codec_magnitude(const mx_codec *codec, uint32_t u, mx_round round,
-                                          uint32_t random)
+static inline int32_t mx_float_bits(float x)
 {
-    uint32_t exponent = u >> 23;
-    uint32_t significand = (u & 0x007FFFFF) | (exponent != 0 ? 0x00800000 : 0);
-    exponent = exponent != 0 ? exponent : 1; /* fp32 subnormals have no implicit bit */
-    uint32_t binade = exponent > codec->emin ? exponent : codec->emin;
-    uint32_t shift = 23 - codec->fraction_bits + (binade - exponent);
-    uint32_t steps;
-    if (round == MX_ROUND_DITHER) {
-        /* The fraction cut off, to 32 bits, plus the random number: a carry
-         * rounds up. Beyond 63 the significand has no bit left to give. */
-        shift = shift < 63 ? shift : 63;
-        steps = (uint32_t)(((((uint64_t)significand << 32) >> shift) + random) >> 32);
-    } else {
-        shift = shift < 31 ? shift : 31; /* the result is 0 from 26 on */
-        uint32_t half = 1u << (shift - 1);
-        uint32_t add = round == MX_ROUND_NEAREST ? half
-                       : round == MX_ROUND_EVEN  ? half - 1 + ((significand >> shift) & 1)
-                                                 : 0;
-        steps = (significand + add) >> shift;
+    int32_t bits;
+    memcpy(&bits, &x, sizeof bits);
+    return bits;
+}
+
+static inline float mx_bits_float(int32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    return x;
+}
+
+/* Magnitude code, before saturation, of y >= 0 below 2^(emax + 2). */
+static inline int32_t mx_codec_magnitude(const mx_codec *codec, float y, mx_round round,
+                                         uint32_t random)
+{
+    int32_t exponent = mx_float_bits(y) >> 23;
+    int32_t binade = exponent > codec->emin ? exponent : codec->emin;
+    float magic = mx_bits_float((binade + 23 - codec->fraction_bits) << 23);
+    float sum = y + magic; /* rounds half to even */
+    int32_t steps = mx_float_bits(sum) - mx_float_bits(magic);
+    float rest = y - (sum - magic); /* exact, from -step/2 to step/2 */
+
+    if (round == MX_ROUND_NEAREST) {
+        float half_step = mx_bits_float((binade - codec->fraction_bits - 1) << 23);
+        steps += rest == half_step; /* a tie that went down to even */
+    } else if (round == MX_ROUND_FLOOR) {
+        steps -= rest < 0;
+    } else if (round == MX_ROUND_DITHER) {
+        float step = mx_bits_float((binade - codec->fraction_bits) << 23);
+        float per_step = mx_bits_float((254 + 32 - binade + codec->fraction_bits) << 23);
+        steps -= rest < 0;
+        rest = rest < 0 ? rest + step : rest;          /* exact, in [0, step) */
+        int64_t fraction = (int64_t)(rest * per_step); /* floor(rest / step * 2^32) */
+        steps += (int32_t)((fraction + random) >> 32);
     }
     return ((binade - codec->emin) << codec->fraction_bits) + steps;
+}
+
+/* The value of a magnitude code of a minifloat format. */
+static inline float mx_codec_value(const mx_codec *codec, int32_t magnitude)
+{
+    int32_t one = 1 << codec->fraction_bits;
+    int32_t exponent = magnitude >> codec->fraction_bits;
+    int32_t mantissa = magnitude & (one - 1);
+    int32_t significand = exponent > 0 ? mantissa | one : mantissa;
+    int32_t binade = (exponent > 0 ? exponent : 1) + codec->emin - 1;
+    float value = (float)significand * mx_bits_float((binade - codec->fraction_bits) << 23);
+    int32_t special = mantissa == 0 ? 0x7F800000 : 0x7FC00000; /* Inf or NaN */
+    return magnitude > codec->max_code ? mx_bits_float(special) : value;
 }
 
 #endif
