@@ -23,7 +23,7 @@ model: ## fetch the SmolLM2-135M checkpoint into the cache and print its path
 	@scripts/fetch-model.sh
 
 build: ## build the program: $(BUILD)/mxlm
-	@cmake --log-level=WARNING -G Ninja -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release
+	@cmake -G Ninja -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release >/dev/null
 	@ninja -C $(BUILD) -j $(JOBS) mxlm_app
 
 run: ## quantize a real model, evaluate both, compare (LIMIT=N documents)

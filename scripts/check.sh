@@ -20,7 +20,7 @@ say() {
 configure_and_build() { # FOLDER TARGET CMAKE-OPTION...
     local folder=$1 target=$2
     shift 2
-    cmake --log-level=WARNING -G Ninja -S . -B "$folder" -DMXLM_WERROR="${CI:+ON}" "$@"
+    cmake -G Ninja -S . -B "$folder" -DMXLM_WERROR="${CI:+ON}" "$@" >/dev/null
     ninja -C "$folder" -j "$jobs" "$target"
 }
 

@@ -7,7 +7,7 @@ cd "$(dirname "$0")/.."
 build=${BUILD:-build}/fuzz
 seconds=${FUZZ_SECONDS:-30}
 mkdir -p "$build/findings"
-cmake --log-level=WARNING -G Ninja -S . -B "$build" -DCMAKE_C_COMPILER=clang -DMXLM_FUZZ=ON -DMXLM_TESTS=OFF
+cmake -G Ninja -S . -B "$build" -DCMAKE_C_COMPILER=clang -DMXLM_FUZZ=ON -DMXLM_TESTS=OFF >/dev/null
 ninja -C "$build" -j "${JOBS:-$(nproc)}"
 
 passed=0
