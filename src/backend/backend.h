@@ -32,17 +32,17 @@ typedef enum mx_matrix_kind {
 typedef struct mx_matrix {
     mx_matrix_kind kind;
     size_t n_rows, n_cols;
-    mx_dtype dtype;       /* STORED */
-    const uint8_t *data;  /* STORED: rows; CODES: packed codes; borrowed unless `owned` */
-    size_t row_bytes;     /* of data */
-    uint32_t permuted_head_dim;  /* STORED: GGUF row permutation, 0 none (io/checkpoint.h) */
-    const uint8_t *scales;       /* CODES: [n_rows][scale count]; borrowed unless `owned` */
-    const uint8_t *panels;       /* PANELS: [ceil(n_rows / 16)] panels, 64-byte aligned */
-    mx_quant weights;            /* CODES, PANELS */
-    mx_quant activations;        /* of the product's input; none: taken as it is */
-    uint8_t *owned;              /* memory behind data and scales, or panels; free() */
-    uint64_t stored_bytes;       /* canonical bytes: rows, or codes and scales */
-    float *bias;                 /* [n_rows] or NULL; owned */
+    mx_dtype dtype;             /* STORED */
+    const uint8_t *data;        /* STORED: rows; CODES: packed codes; borrowed unless `owned` */
+    size_t row_bytes;           /* of data */
+    uint32_t permuted_head_dim; /* STORED: GGUF row permutation, 0 none (io/checkpoint.h) */
+    const uint8_t *scales;      /* CODES: [n_rows][scale count]; borrowed unless `owned` */
+    const uint8_t *panels;      /* PANELS: [ceil(n_rows / 16)] panels, 64-byte aligned */
+    mx_quant weights;           /* CODES, PANELS */
+    mx_quant activations;       /* of the product's input; none: taken as it is */
+    uint8_t *owned;             /* memory behind data and scales, or panels; free() */
+    uint64_t stored_bytes;      /* canonical bytes: rows, or codes and scales */
+    float *bias;                /* [n_rows] or NULL; owned */
 } mx_matrix;
 
 void mx_matrix_clear(mx_matrix *matrix);
@@ -65,9 +65,9 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err);
  * (q, k, v; gate, up). Lives in caller-owned scratch.
  */
 typedef struct mx_operand {
-    const float *x;            /* [n_tokens][stride]: fp32 rows, cast when quantized */
+    const float *x; /* [n_tokens][stride]: fp32 rows, cast when quantized */
     size_t stride, n_tokens, k;
-    const uint8_t *tiles;      /* the integer product's tiles, or NULL */
+    const uint8_t *tiles;          /* the integer product's tiles, or NULL */
     mx_quant activations, weights; /* what x or tiles were made for */
     bool ready;
 } mx_operand;

@@ -52,8 +52,8 @@ static size_t cast_bytes(const mx_matrix *matrix, size_t n_tokens)
 static size_t tiles_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens)
 {
     size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
-    return n_tiles * backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations,
-                                                     matrix->n_cols);
+    return n_tiles *
+           backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
 }
 
 size_t mx_operand_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens)
@@ -94,9 +94,10 @@ static void tile_range(void *ctx, size_t begin, size_t end, int thread)
     size_t k = job->matrix->n_cols;
     for (size_t tile = begin; tile < end; tile++) {
         size_t first = tile * MX_TILE_TOKENS;
-        job->backend->kernels.int_tile_pack(
-            &job->matrix->weights, &job->activations, k, job->x + first * k, k,
-            min_size(job->n_tokens - first, MX_TILE_TOKENS), 0, job->tiles + tile * job->tile_bytes);
+        job->backend->kernels.int_tile_pack(&job->matrix->weights, &job->activations, k,
+                                            job->x + first * k, k,
+                                            min_size(job->n_tokens - first, MX_TILE_TOKENS), 0,
+                                            job->tiles + tile * job->tile_bytes);
     }
 }
 
@@ -146,8 +147,8 @@ void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix, const floa
         scratch += cast_bytes(matrix, n_tokens);
     }
     job.tiles = scratch;
-    job.tile_bytes = backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations,
-                                                     matrix->n_cols);
+    job.tile_bytes =
+        backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
     size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
     mx_team_for(backend->team, n_tiles, 1, tile_range, &job);
     operand->tiles = job.tiles;
@@ -246,8 +247,8 @@ static void int_range(void *ctx, size_t begin, size_t end, int thread)
     const product_job *job = ctx;
     const mx_matrix *matrix = job->matrix;
     const mx_operand *operand = job->operand;
-    size_t tile_bytes = job->backend->kernels.int_tile_bytes(
-        &matrix->weights, &matrix->activations, matrix->n_cols);
+    size_t tile_bytes = job->backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations,
+                                                             matrix->n_cols);
     size_t first_row = begin * MX_PANEL_ROWS;
     for (size_t t = 0; t < operand->n_tokens; t += job->token_chunk) {
         mx_int_product product = {

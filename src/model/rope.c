@@ -37,6 +37,9 @@ void mx_rope_frequencies(const mx_rope_config *config, uint32_t head_dim, float 
         case MX_ROPE_LINEAR:
             frequency /= (float)config->factor;
             break;
+        case MX_ROPE_FACTORS:
+            frequency /= config->factors[i];
+            break;
         case MX_ROPE_LLAMA3:
             frequency = llama3_frequency(config, frequency);
             break;

@@ -1,0 +1,277 @@
+/*
+ * The forward pass of a Llama decoder, to be read top to bottom.
+ *
+ * T tokens of several sequences lie one after the other without padding; every
+ * step is a loop over tokens (or over tokens and heads) or a product with a
+ * weight matrix. No step's arithmetic depends on which other tokens are there.
+ */
+#include "model/forward.h"
+#include "model/rope.h"
+
+#include <math.h>
+#include <string.h>
+
+enum { TOKEN_GRAIN = 8 };
+
+/* What a loop over tokens sees. */
+typedef struct step {
+    mx_session *session;
+    const mx_llama_config *config;
+    const mx_kernels *kernels;
+    const mx_layer *layer;
+    uint32_t kv_layer;    /* the layer's place in the KV store */
+    const float *norm;    /* [hidden] */
+    const uint32_t *rows; /* logits: tokens to gather */
+    mx_row_stats *stats;
+} step;
+
+static void for_tokens(step *s, size_t n, mx_range_fn fn)
+{
+    mx_team_for(s->session->model->backend.team, n, TOKEN_GRAIN, fn, s);
+}
+
+/* hidden = embedding row of each token. */
+static void embed_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    const step *s = ctx;
+    mx_session *session = s->session;
+    size_t n = s->config->hidden;
+    /* A row decodes in whole blocks of its storage type, hence aside first. */
+    float *row = session->rows + (size_t)thread * session->row_stride;
+    for (size_t t = begin; t < end; t++) {
+        mx_matrix_row(&session->model->embedding, (size_t)session->places[t].token, row);
+        memcpy(session->hidden + t * n, row, n * sizeof(float));
+    }
+}
+
+/* normed = rms_norm(hidden). */
+static void norm_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    size_t n = s->config->hidden;
+    for (size_t t = begin; t < end; t++) {
+        s->kernels->rms_norm(s->session->hidden + t * n, s->norm, s->config->norm_eps, n,
+                             s->session->normed + t * n);
+    }
+}
+
+/* hidden += normed, which holds a projection's output. */
+static void residual_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    size_t n = s->config->hidden;
+    s->kernels->add(s->session->normed + begin * n, (end - begin) * n,
+                    s->session->hidden + begin * n);
+}
+
+/* Rotates q and k by position; stores k and v. */
+static void rope_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    mx_session *session = s->session;
+    size_t dim = s->config->head_dim, half = dim / 2;
+    size_t heads = s->config->heads, kv_heads = s->config->kv_heads;
+    for (size_t t = begin; t < end; t++) {
+        const mx_place *place = &session->places[t];
+        const float *cos_row = session->cos + place->position * half;
+        const float *sin_row = session->sin + place->position * half;
+        float *k = session->k + t * kv_heads * dim;
+        const float *v = session->v + t * kv_heads * dim;
+        s->kernels->rope(session->q + t * heads * dim, heads, dim, cos_row, sin_row);
+        s->kernels->rope(k, kv_heads, dim, cos_row, sin_row);
+        for (uint32_t h = 0; h < kv_heads; h++) {
+            mx_kv_put(&session->kv, s->kv_layer, h, place->base, place->position, k + h * dim,
+                      v + h * dim);
+        }
+    }
+}
+
+/* mixed = attention of each (token, KV head) over the positions up to its own. */
+static void attention_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    const step *s = ctx;
+    mx_session *session = s->session;
+    size_t dim = s->config->head_dim, kv_heads = s->config->kv_heads;
+    size_t group = s->config->heads / kv_heads;
+    for (size_t item = begin; item < end; item++) {
+        size_t t = item / kv_heads;
+        uint32_t head = (uint32_t)(item % kv_heads);
+        const mx_place *place = &session->places[t];
+        size_t first = (t * s->config->heads + head * group) * dim;
+        mx_attention attention = {
+            .q = session->q + first,
+            .n_heads = group,
+            .head_dim = dim,
+            .k = mx_kv_keys(&session->kv, s->kv_layer, head, place->base),
+            .v = mx_kv_values(&session->kv, s->kv_layer, head, place->base),
+            .n_keys = (size_t)place->position + 1,
+            .scale = 1.0f / sqrtf((float)dim),
+            .scores = session->scores + (size_t)thread * session->scores_stride,
+            .out = session->mixed + first,
+        };
+        s->kernels->attention(&attention);
+    }
+}
+
+/* gate = silu(gate) * up. */
+static void silu_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    size_t n = s->config->intermediate;
+    s->kernels->silu_mul(s->session->gate + begin * n, s->session->up + begin * n,
+                         (end - begin) * n, s->session->gate + begin * n);
+}
+
+/* One input of projections, quantized once for all that share it. */
+static void project(step *s, mx_projection projection, const float *x, mx_operand *operand,
+                    float *out)
+{
+    mx_session *session = s->session;
+    mx_backend *backend = &session->model->backend;
+    const mx_matrix *matrix = &s->layer->projections[projection];
+    mx_operand_prepare(backend, matrix, x, session->n_tokens, session->streams,
+                       session->operand_scratch, operand);
+    mx_matrix_product(backend, matrix, operand, session->product_scratch, out);
+}
+
+/* Stochastic rounding draws from one stream per (layer, input, position): the
+ * same numbers whatever else is in the batch. */
+static void set_streams(mx_session *session, uint32_t layer, uint32_t input)
+{
+    for (size_t t = 0; t < session->n_tokens; t++) {
+        uint64_t operand = (uint64_t)layer * 4 + input + 1;
+        session->streams[t] = operand << 32 | session->places[t].position;
+    }
+}
+
+static void attention_block(step *s, uint32_t layer)
+{
+    mx_session *session = s->session;
+    size_t n = session->n_tokens;
+    mx_operand normed = {0}, mixed = {0};
+
+    s->norm = s->layer->attention_norm;
+    for_tokens(s, n, norm_range);
+    set_streams(session, layer, 0);
+    project(s, MX_PROJ_Q, session->normed, &normed, session->q);
+    project(s, MX_PROJ_K, session->normed, &normed, session->k);
+    project(s, MX_PROJ_V, session->normed, &normed, session->v);
+
+    for_tokens(s, n, rope_range);
+    for_tokens(s, n * s->config->kv_heads, attention_range);
+
+    set_streams(session, layer, 1);
+    project(s, MX_PROJ_O, session->mixed, &mixed, session->normed);
+    for_tokens(s, n, residual_range);
+}
+
+static void mlp_block(step *s, uint32_t layer)
+{
+    mx_session *session = s->session;
+    size_t n = session->n_tokens;
+    mx_operand normed = {0}, gated = {0};
+
+    s->norm = s->layer->mlp_norm;
+    for_tokens(s, n, norm_range);
+    set_streams(session, layer, 2);
+    project(s, MX_PROJ_GATE, session->normed, &normed, session->gate);
+    project(s, MX_PROJ_UP, session->normed, &normed, session->up);
+
+    for_tokens(s, n, silu_range);
+    set_streams(session, layer, 3);
+    project(s, MX_PROJ_DOWN, session->gate, &gated, session->normed);
+    for_tokens(s, n, residual_range);
+}
+
+/* Angles up to the largest position of this call, made once each. */
+static void extend_angles(mx_session *session)
+{
+    const mx_llama_config *config = &session->model->config;
+    uint32_t half = config->head_dim / 2, need = 0;
+    for (size_t t = 0; t < session->n_tokens; t++) {
+        uint32_t end = session->places[t].position + 1;
+        need = end > need ? end : need;
+    }
+    if (need <= session->angles_ready) {
+        return;
+    }
+    for (uint32_t p = session->angles_ready; p < need; p++) {
+        mx_rope_angles(session->frequencies, config->head_dim, p, session->cos + (size_t)p * half,
+                       session->sin + (size_t)p * half);
+    }
+    session->angles_ready = need;
+}
+
+void mx_forward_init(mx_session *session)
+{
+    const mx_llama_config *config = &session->model->config;
+    mx_rope_frequencies(&config->rope, config->head_dim, session->frequencies);
+}
+
+static step step_make(mx_session *session)
+{
+    return (step){
+        .session = session,
+        .config = &session->model->config,
+        .kernels = &session->model->backend.kernels,
+    };
+}
+
+void mx_forward_run(mx_session *session)
+{
+    step s = step_make(session);
+    extend_angles(session);
+    for_tokens(&s, session->n_tokens, embed_range);
+    for (uint32_t layer = 0; layer < s.config->layers; layer++) {
+        s.layer = &session->model->layers[layer];
+        s.kv_layer = session->config.keep_kv ? layer : 0;
+        attention_block(&s, layer);
+        mlp_block(&s, layer);
+    }
+}
+
+/* score_hidden = rms_norm of the gathered rows. */
+static void gather_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    size_t n = s->config->hidden;
+    for (size_t i = begin; i < end; i++) {
+        s->kernels->rms_norm(s->session->hidden + s->rows[i] * n, s->session->model->final_norm,
+                             s->config->norm_eps, n, s->session->score_hidden + i * n);
+    }
+}
+
+void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows, float *out)
+{
+    step s = step_make(session);
+    s.rows = rows;
+    mx_backend *backend = &session->model->backend;
+    const mx_matrix *head = mx_model_head(session->model);
+    mx_operand operand = {0};
+    for_tokens(&s, n_rows, gather_range);
+    mx_operand_prepare(backend, head, session->score_hidden, n_rows, session->streams,
+                       session->operand_scratch, &operand);
+    mx_matrix_product(backend, head, &operand, session->product_scratch, out);
+}
+
+static void stats_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const step *s = ctx;
+    size_t vocab = s->config->vocab;
+    for (size_t i = begin; i < end; i++) {
+        s->kernels->row_stats(s->session->logits + i * vocab, vocab, &s->stats[i]);
+    }
+}
+
+void mx_forward_stats(mx_session *session, size_t n_rows, mx_row_stats *stats)
+{
+    step s = step_make(session);
+    s.stats = stats;
+    for_tokens(&s, n_rows, stats_range);
+}
