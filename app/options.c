@@ -149,7 +149,7 @@ static int store_value(const app_command *command, const app_option *option, int
         break;
     case APP_REAL:
         if (!parse_real(value, option->target)) {
-            return bad_number(command, option, value, "a number");
+            return bad_number(command, option, value, "a number of 0 or more");
         }
         break;
     }
