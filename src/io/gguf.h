@@ -29,6 +29,10 @@ typedef struct mx_gguf_string {
     size_t length;
 } mx_gguf_string;
 
+/* Every metadata key, ascending. */
+size_t mx_gguf_key_count(const mx_gguf *reader);
+mx_gguf_string mx_gguf_key_at(const mx_gguf *reader, size_t index);
+
 /* Typed metadata; absent: `required` decides between an error and the
  * fallback. Integer getters accept every integer type that holds the value. */
 mx_status mx_gguf_get_int(const mx_gguf *reader, const char *key, bool required, int64_t fallback,

@@ -198,6 +198,16 @@ void mx_gguf_free_values(mx_gguf *reader)
 
 /* ---- typed access -------------------------------------------------------- */
 
+size_t mx_gguf_key_count(const mx_gguf *reader)
+{
+    return reader->n_values;
+}
+
+mx_gguf_string mx_gguf_key_at(const mx_gguf *reader, size_t index)
+{
+    return reader->values[index].key;
+}
+
 static const gguf_value *find_value(const mx_gguf *reader, const char *key)
 {
     const gguf_value wanted = {.key = {key, strlen(key)}};

@@ -223,8 +223,10 @@ static mx_status parse_llama3(scope in, mx_rope_config *out, mx_error *err)
 {
     MX_TRY(get_positive(in, "low_freq_factor", true, 0, &out->low_freq_factor, err));
     MX_TRY(get_positive(in, "high_freq_factor", true, 0, &out->high_freq_factor, err));
-    MX_TRY(
-        get_positive(in, "original_max_position_embeddings", true, 0, &out->original_context, err));
+    int64_t context = 0;
+    MX_TRY(mx_json_get_int(in.object, "original_max_position_embeddings", in.where, true, 0, 1,
+                           INT32_MAX, &context, err));
+    out->original_context = (double)context;
     if (out->high_freq_factor <= out->low_freq_factor) {
         return mx_error_set(err, MX_ERR_FORMAT,
                             "%s: high_freq_factor: must be above low_freq_factor", in.where);

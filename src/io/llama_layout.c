@@ -201,3 +201,14 @@ bool mx_llama_is_projection(const char *name, size_t *module_length)
     }
     return true;
 }
+
+void mx_llama_module(uint32_t layer, uint32_t kind, char out[MX_LLAMA_NAME_SIZE])
+{
+    assert(kind < MX_LLAMA_PROJECTIONS);
+    const part *p = layer_parts;
+    while (!p->projection || kind-- > 0) {
+        p++;
+    }
+    snprintf(out, MX_LLAMA_NAME_SIZE, "model.layers.%u.%.*s", layer,
+             (int)(strlen(p->name) - strlen(".weight")), p->name);
+}

@@ -7,13 +7,16 @@
 
 #include "io/hf_config.h"
 
+#define MX_LLAMA_NAME_SIZE 96   /* of any tensor or module name, NUL included */
+#define MX_LLAMA_PROJECTIONS 7u /* q, k, v, o, gate, up, down */
+
 typedef struct mx_llama_tensor {
-    char name[96];              /* Hugging Face name */
-    int n_dims;                 /* 1 or 2 */
-    uint64_t shape[2];          /* [out][in], or [size] */
-    bool projection;            /* one of the seven weights that are quantized */
-    bool optional;              /* may be absent: the head of a tied model, old rotary buffers */
-    uint32_t permuted_head_dim; /* GGUF stores its rows permuted (q, k); 0: not */
+    char name[MX_LLAMA_NAME_SIZE]; /* Hugging Face name */
+    int n_dims;                    /* 1 or 2 */
+    uint64_t shape[2];             /* [out][in], or [size] */
+    bool projection;               /* one of the seven weights that are quantized */
+    bool optional;                 /* may be absent: the head of a tied model, old rotary buffers */
+    uint32_t permuted_head_dim;    /* GGUF stores its rows permuted (q, k); 0: not */
 } mx_llama_tensor;
 
 /* How many tensors (optional ones included) the config asks for, and each of
@@ -33,5 +36,9 @@ bool mx_llama_name_from_gguf(const char *gguf_name, char *out, size_t size);
 /* True for "...q_proj.weight" and the other six projections; `*module_length` (may
  * be NULL) is the length of the name without ".weight". */
 bool mx_llama_is_projection(const char *name, size_t *module_length);
+
+/* Module name of projection `kind` (0 to 6, in the order above) of a layer:
+ * "model.layers.3.self_attn.q_proj". */
+void mx_llama_module(uint32_t layer, uint32_t kind, char out[MX_LLAMA_NAME_SIZE]);
 
 #endif
