@@ -1,0 +1,315 @@
+/*
+ * mx_quantize_run: a checkpoint, tensor by tensor, into a directory. One tensor's
+ * codes are in memory at a time; source pages are dropped once used.
+ */
+#define _GNU_SOURCE
+#include "quant/quantize_plan.h"
+
+#include "base/clock.h"
+#include "base/str.h"
+
+#include <limits.h>
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+/* Bytes copied or expanded between two looks at the progress callback. */
+#define CHUNK_BYTES ((size_t)8 << 20)
+
+typedef struct run {
+    const mx_checkpoint *checkpoint;
+    const mx_specs *specs;
+    mx_team *team;
+    mx_quantize_plan plan;
+    mx_export *export;
+    mx_watch watch;
+    double start;
+    size_t items_done;
+    uint64_t bytes_done; /* of the source */
+    uint8_t *work;       /* [work_size]: codes and scales, or a chunk of rows */
+    size_t work_size;
+    mx_quantize_stats stats;
+} run;
+
+static mx_status report_progress(run *r, uint64_t within, mx_error *err)
+{
+    mx_progress progress = {
+        .stage = "quantize",
+        .unit = "tensors",
+        .done = r->items_done,
+        .total = r->plan.n_items,
+        .work_done = r->bytes_done + within,
+        .work_total = r->plan.bytes_in,
+        .work_unit = "bytes",
+        .seconds = mx_clock_seconds() - r->start,
+    };
+    if (r->watch.fn == NULL || r->watch.fn(r->watch.ctx, &progress)) {
+        return MX_OK;
+    }
+    return mx_error_set(err, MX_ERR_CANCELLED, "quantize: stopped after %zu of %zu tensors",
+                        r->items_done, r->plan.n_items);
+}
+
+/* ---- the four actions -------------------------------------------------------- */
+
+/* Gives back the source pages behind rows [begin, end) that lie in one piece. */
+static void drop_rows(const run *r, const mx_rows *rows, uint64_t begin, uint64_t end)
+{
+    mx_tensor part = *rows->tensor;
+    part.data += begin * rows->row_bytes;
+    part.offset += begin * rows->row_bytes;
+    part.size = (end - begin) * rows->row_bytes;
+    mx_checkpoint_drop(r->checkpoint, &part);
+}
+
+/* Rows of a chunk: whole rows, at least one. */
+static uint64_t chunk_rows(size_t row_bytes)
+{
+    return row_bytes < CHUNK_BYTES ? CHUNK_BYTES / row_bytes : 1;
+}
+
+/* Stored bytes as they are; permuted rows one by one. */
+static mx_status copy_item(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    const mx_rows *rows = &item->rows;
+    if (rows->permuted_head_dim != 0) {
+        for (uint64_t row = 0; row < rows->n_rows; row++) {
+            MX_TRY(mx_export_write(r->export, mx_rows_at(rows, row), rows->row_bytes, err));
+        }
+        return MX_OK;
+    }
+    uint64_t step = chunk_rows(rows->row_bytes);
+    for (uint64_t row = 0, end; row < rows->n_rows; row = end) {
+        end = rows->n_rows - row < step ? rows->n_rows : row + step;
+        MX_TRY(
+            mx_export_write(r->export, mx_rows_at(rows, row), (end - row) * rows->row_bytes, err));
+        drop_rows(r, rows, row, end);
+        MX_TRY(report_progress(r, end * rows->row_bytes, err));
+    }
+    return MX_OK;
+}
+
+static mx_status expand_item(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    const mx_rows *rows = &item->rows;
+    mx_dtype dtype = r->plan.tensors[item->plan].dtype;
+    size_t out_bytes = mx_dtype_bytes(dtype, rows->n_cols);
+    uint64_t step = chunk_rows(out_bytes);
+    for (uint64_t row = 0, end; row < rows->n_rows; row = end) {
+        end = rows->n_rows - row < step ? rows->n_rows : row + step;
+        MX_TRY(mx_expand_rows(rows, row, end, dtype, r->team, r->work, err));
+        MX_TRY(mx_export_write(r->export, r->work, (end - row) * out_bytes, err));
+        MX_TRY(report_progress(r, end * rows->row_bytes, err));
+    }
+    return MX_OK;
+}
+
+/* Takes one projection's figures into the sums of the summary. */
+static void add_stats(run *r, const mx_quantize_item *item, double signal, double noise)
+{
+    mx_quantize_stats *stats = &r->stats;
+    stats->n_projections++;
+    stats->weights += item->rows.n_rows * item->rows.n_cols;
+    stats->projection_bytes_in += item->rows.tensor->size;
+    stats->projection_bytes_out += item->bytes_out;
+    stats->signal += signal;
+    stats->noise += noise;
+    double sqnr = noise > 0 ? 10 * log10(signal / noise) : INFINITY;
+    if (noise > 0 && (stats->lowest_name == NULL || sqnr < stats->lowest_sqnr)) {
+        stats->lowest_sqnr = sqnr;
+        stats->lowest_name = item->rows.tensor->name;
+    }
+}
+
+/*
+ * Quantizes a projection. The scales are written first: the tensor that ends an
+ * item carries the figures of the whole, and is the last to be recorded.
+ */
+static mx_status quantize_item(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    const mx_quant *quant = &r->specs->weights;
+    const mx_rows *rows = &item->rows;
+    size_t code_bytes = rows->n_rows * mx_row_code_bytes(quant, rows->n_cols);
+    size_t scale_bytes = rows->n_rows * mx_row_scale_count(quant, rows->n_cols);
+    uint8_t *codes = r->work, *scales = r->work + code_bytes;
+    double signal = 0, noise = 0;
+    MX_TRY(mx_rtn_rows(rows, quant, r->team, codes, scales, err));
+    MX_TRY(mx_rtn_noise(rows, quant, r->team, codes, scales, &signal, &noise, err));
+    if (item->action == MX_ITEM_PACK && !mx_export_has(r->export, item->plan + 1, NULL)) {
+        MX_TRY(mx_export_begin(r->export, item->plan + 1, err));
+        MX_TRY(mx_export_write(r->export, scales, scale_bytes, err));
+        MX_TRY(mx_export_end(r->export, NULL, err));
+    }
+    json_t *note = json_pack("{s:f, s:f}", "signal", signal, "noise", noise);
+    mx_status status;
+    MX_TRY_GOTO(status, mx_export_begin(r->export, item->plan, err));
+    MX_TRY_GOTO(status, mx_export_write(r->export, codes, code_bytes, err));
+    MX_TRY_GOTO(status, mx_export_end(r->export, note, err));
+    add_stats(r, item, signal, noise);
+done:
+    json_decref(note);
+    return status;
+}
+
+static mx_status write_item(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    if (item->action == MX_ITEM_PACK || item->action == MX_ITEM_CAST) {
+        return quantize_item(r, item, err);
+    }
+    MX_TRY(mx_export_begin(r->export, item->plan, err));
+    MX_TRY(item->action == MX_ITEM_COPY ? copy_item(r, item, err) : expand_item(r, item, err));
+    return mx_export_end(r->export, NULL, err);
+}
+
+/* ---- the run ----------------------------------------------------------------- */
+
+/* Counts an item that an earlier run finished; false when there is none. */
+static bool take_finished(run *r, const mx_quantize_item *item)
+{
+    const json_t *note = NULL;
+    if (!mx_export_has(r->export, item->plan, &note) ||
+        (item->action == MX_ITEM_PACK && !mx_export_has(r->export, item->plan + 1, NULL))) {
+        return false;
+    }
+    if (item->action == MX_ITEM_PACK || item->action == MX_ITEM_CAST) {
+        add_stats(r, item, json_number_value(json_object_get(note, "signal")),
+                  json_number_value(json_object_get(note, "noise")));
+    }
+    r->stats.n_resumed += item->action == MX_ITEM_PACK ? 2 : 1;
+    return true;
+}
+
+static mx_status write_items(run *r, mx_error *err)
+{
+    for (size_t i = 0; i < r->plan.n_items; i++) {
+        const mx_quantize_item *item = &r->plan.items[i];
+        MX_TRY(report_progress(r, 0, err));
+        if (!take_finished(r, item)) {
+            MX_TRY(write_item(r, item, err));
+            mx_checkpoint_drop(r->checkpoint, item->rows.tensor);
+        }
+        r->items_done++;
+        r->bytes_done += item->rows.tensor->size;
+    }
+    return report_progress(r, 0, err);
+}
+
+/* The one buffer of the run: the largest projection's output, or a chunk. */
+static mx_status alloc_work(run *r, mx_error *err)
+{
+    for (size_t i = 0; i < r->plan.n_items; i++) {
+        const mx_quantize_item *item = &r->plan.items[i];
+        size_t size = 0;
+        if (item->action == MX_ITEM_EXPAND) {
+            size = mx_dtype_bytes(r->plan.tensors[item->plan].dtype, item->rows.n_cols);
+            size *= chunk_rows(size);
+        } else if (item->action != MX_ITEM_COPY) {
+            size = item->bytes_out;
+        }
+        r->work_size = size > r->work_size ? size : r->work_size;
+    }
+    r->work = malloc(r->work_size + 1);
+    return r->work != NULL ? MX_OK : mx_error_nomem(err, "quantize", r->work_size);
+}
+
+static mx_status check_request(const mx_checkpoint *checkpoint, const mx_specs *specs,
+                               mx_error *err)
+{
+    const char *path = mx_checkpoint_path(checkpoint);
+    if (mx_checkpoint_specs(checkpoint) != NULL) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "%s: already quantized; quantize the original checkpoint", path);
+    }
+    if (specs->weights.format == NULL) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "quantize: no weight format was chosen");
+    }
+    /* A plain checkpoint has no place for it, and dropping it would be silent. */
+    if (!mx_quant_is_scaled(&specs->weights) && !mx_quant_is_none(&specs->activations)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "quantize: activations: %s weights are written as a plain "
+                            "checkpoint, which cannot record %s activations; give them to eval",
+                            specs->weights.format->name, specs->activations.format->name);
+    }
+    return MX_OK;
+}
+
+/* Refuses an output folder that is, or holds, the source: replacing it would
+ * remove what is being read. */
+static mx_status check_apart(const char *model_path, const char *out_dir, mx_error *err)
+{
+    char *source = realpath(model_path, NULL);
+    char *target = realpath(out_dir, NULL);
+    bool same = false;
+    if (source != NULL && target != NULL) {
+        size_t length = strlen(target);
+        same = strncmp(source, target, length) == 0 &&
+               (source[length] == '\0' || source[length] == '/');
+    }
+    free(source);
+    free(target);
+    if (same) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "%s: the output would replace the model %s",
+                            out_dir, model_path);
+    }
+    return MX_OK;
+}
+
+static mx_status run_export(run *r, const char *out_dir, const mx_export_options *options,
+                            mx_error *err)
+{
+    json_t *settings = NULL;
+    MX_TRY(mx_quantize_settings(r->checkpoint, r->specs, &settings, err));
+    mx_status status;
+    MX_TRY_GOTO(status, mx_export_open(out_dir, r->plan.tensors, r->plan.n_tensors, settings,
+                                       options, &r->export, err));
+    /* A tokenizer that cannot be written fails the run before the long part. */
+    MX_TRY_GOTO(status, mx_quantize_write_tokenizer(r->checkpoint, r->export, err));
+    MX_TRY_GOTO(status, write_items(r, err));
+    /* Last: a folder without it does not open as a model. */
+    MX_TRY_GOTO(status, mx_quantize_write_config(r->checkpoint, r->specs, r->export, err));
+    status = mx_export_commit(r->export, err);
+done:
+    json_decref(settings);
+    return status;
+}
+
+mx_status mx_quantize_write(const char *model_path, const char *out_dir, const mx_specs *specs,
+                            const mx_quantize_options *options, uint64_t shard_bytes,
+                            mx_watch watch, char **summary, mx_error *err)
+{
+    mx_checkpoint *checkpoint = NULL;
+    run r = {.specs = specs, .watch = watch, .start = mx_clock_seconds()};
+    mx_export_options export_options = {
+        .resume = options->resume, .overwrite = options->overwrite, .shard_bytes = shard_bytes};
+    mx_status status;
+    if (summary != NULL) {
+        *summary = NULL;
+    }
+    MX_TRY_GOTO(status, check_apart(model_path, out_dir, err));
+    MX_TRY_GOTO(status, mx_checkpoint_open(model_path, &checkpoint, err));
+    MX_TRY_GOTO(status, check_request(checkpoint, specs, err));
+    r.checkpoint = checkpoint;
+    MX_TRY_GOTO(status, mx_team_create(options->threads, &r.team, err));
+    MX_TRY_GOTO(status, mx_quantize_plan_init(&r.plan, checkpoint, specs, r.team, err));
+    MX_TRY_GOTO(status, alloc_work(&r, err));
+    MX_TRY_GOTO(status, run_export(&r, out_dir, &export_options, err));
+    r.stats.seconds = mx_clock_seconds() - r.start;
+    if (summary != NULL) {
+        status = mx_quantize_report(&r.plan, &r.stats, specs, r.export, out_dir, summary, err);
+    }
+done:
+    /* What a stopped run or a full disk left can be resumed; bad data cannot. */
+    mx_export_close(r.export, status == MX_ERR_CANCELLED || status == MX_ERR_IO);
+    free(r.work);
+    mx_quantize_plan_clear(&r.plan);
+    mx_team_free(r.team);
+    mx_checkpoint_close(checkpoint);
+    return status;
+}
+
+mx_status mx_quantize_run(const char *model_path, const char *out_dir, const mx_specs *specs,
+                          const mx_quantize_options *options, mx_watch watch, char **summary,
+                          mx_error *err)
+{
+    return mx_quantize_write(model_path, out_dir, specs, options, 0, watch, summary, err);
+}
