@@ -42,6 +42,7 @@ void mx_bpe_free(mx_bpe *bpe)
 {
     free(bpe->table);
     bpe->table = NULL;
+    mx_str_free(&bpe->joined);
 }
 
 /* The slot of a pair, or the free slot where it would go. */
@@ -60,33 +61,35 @@ static mx_merge *merge_slot(const mx_tokenizer *tokenizer, uint32_t left, uint32
     }
 }
 
+/* How much of a text goes into a message. */
+static int shown(size_t length)
+{
+    return length < 64 ? (int)length : 64;
+}
+
 static mx_status merge_unknown(const mx_tokenizer *tokenizer, uint32_t rank, const char *text,
                                size_t length, mx_error *err)
 {
     return mx_error_set(err, MX_ERR_FORMAT, "%s: merges[%u]: '%.*s' is not in the vocabulary",
-                        tokenizer->where, rank, length < 64 ? (int)length : 64, text);
+                        tokenizer->where, rank, shown(length), text);
 }
 
-/* Id of left + right. */
-static mx_status merge_result(const mx_tokenizer *tokenizer, uint32_t rank, uint32_t left,
-                              uint32_t right, uint32_t *out, mx_error *err)
+/* Id of left + right, -1 when it is not in the vocabulary: the bytes of both
+ * behind each other. A text outside the alphabet is joined as it is spelled. */
+static int32_t joined_id(const mx_vocab *vocab, uint32_t left, uint32_t right, mx_str *joined)
 {
-    const mx_vocab *vocab = &tokenizer->vocab;
-    mx_str joined = {0};
-    mx_vocab_spell(vocab, left, &joined);
-    mx_vocab_spell(vocab, right, &joined);
-    if (joined.failed) {
-        mx_str_free(&joined);
-        return mx_error_nomem(err, "merge", 0);
+    const mx_token *a = &vocab->tokens[left], *b = &vocab->tokens[right];
+    joined->length = 0;
+    if (a->literal || b->literal) {
+        mx_vocab_spell(vocab, left, joined);
+        mx_vocab_spell(vocab, right, joined);
+    } else {
+        mx_str_add_bytes(joined, vocab->bytes + a->offset, a->length);
+        mx_str_add_bytes(joined, vocab->bytes + b->offset, b->length);
     }
-    int32_t id = joined.length == 0 ? -1 : mx_vocab_find_text(vocab, joined.data, joined.length);
-    mx_status status = MX_OK;
-    if (id < 0) {
-        status = merge_unknown(tokenizer, rank, joined.data, joined.length, err);
-    }
-    *out = (uint32_t)id;
-    mx_str_free(&joined);
-    return status;
+    return joined->failed
+               ? -1
+               : mx_vocab_find(vocab, joined->data, joined->length, a->literal || b->literal);
 }
 
 mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, size_t left_length,
@@ -102,7 +105,16 @@ mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, s
         return merge_unknown(tokenizer, rank, right, right_length, err);
     }
     mx_merge merge = {.left = (uint32_t)left_id, .right = (uint32_t)right_id, .rank = rank};
-    MX_TRY(merge_result(tokenizer, rank, merge.left, merge.right, &merge.id, err));
+    int32_t id = joined_id(&tokenizer->vocab, merge.left, merge.right, &bpe->joined);
+    if (bpe->joined.failed) {
+        return mx_error_nomem(err, "merge", left_length + right_length);
+    }
+    if (id < 0) {
+        return mx_error_set(
+            err, MX_ERR_FORMAT, "%s: merges[%u]: '%.*s' + '%.*s' is not in the vocabulary",
+            tokenizer->where, rank, shown(left_length), left, shown(right_length), right);
+    }
+    merge.id = (uint32_t)id;
     mx_merge *slot = merge_slot(tokenizer, merge.left, merge.right);
     if (slot->rank == NO_RANK) {
         if (bpe->n_merges > bpe->mask / 2) {

@@ -47,6 +47,31 @@ uint32_t mx_alphabet_char(uint8_t byte);
 bool mx_alphabet_decode(const char *text, size_t length, char *out, size_t *out_length);
 void mx_alphabet_add(mx_str *str, const char *bytes, size_t length);
 
+/* ---- JSON text (tokenizer_cursor.c) ------------------------------------------ */
+
+/* Reads on behalf of a caller that names what is wrong: every function is false
+ * when the text is not what it takes, and then stays within it. */
+typedef struct mx_cursor {
+    const char *text; /* [size] valid UTF-8 */
+    size_t size, at;
+    mx_str decoded[2]; /* strings with escapes, the last two */
+    int turn;
+} mx_cursor;
+
+void mx_cursor_free(mx_cursor *cursor);
+/* The next character that is not white space, 0 at the end; not taken. */
+char mx_cursor_peek(mx_cursor *cursor);
+/* Takes `c`. */
+bool mx_cursor_take(mx_cursor *cursor, char c);
+/* A string without its quotes and escapes; valid until two more are read. */
+bool mx_cursor_string(mx_cursor *cursor, const char **text, size_t *length);
+/* An integer from 0 to INT32_MAX. */
+bool mx_cursor_id(mx_cursor *cursor, uint32_t *out);
+/* Steps over one value, checking no more than where it ends. */
+bool mx_cursor_skip(mx_cursor *cursor);
+/* Enters an object and stops before the value of its first member `name`. */
+bool mx_cursor_member(mx_cursor *cursor, const char *name);
+
 /* ---- vocabulary (tokenizer_vocab.c) ---------------------------------------- */
 
 typedef struct mx_token {
@@ -198,6 +223,7 @@ typedef struct mx_bpe {
     int32_t byte_id[256]; /* -1: not in the vocabulary */
     int32_t unk;          /* -1: unknown bytes vanish, as in `tokenizers` */
     bool fuse_unk, ignore_merges;
+    mx_str joined; /* work space of mx_bpe_add */
 } mx_bpe;
 
 /* Room for `n` merges, in rank order added by mx_bpe_add. */

@@ -8,112 +8,180 @@
 #include <string.h>
 
 /* Ids index tables: they may be this large in any file, and no larger than the
- * file has bytes (an entry takes at least six). */
+ * vocabulary has bytes of text (an entry takes at least five). */
 #define SMALL_ID_LIMIT ((size_t)1 << 16)
+
+/*
+ * The file in parts: `rest` is its text with the vocabulary and the merges cut
+ * out, small enough for a tree of JSON values; those two are read by a cursor.
+ */
+typedef struct document {
+    mx_str rest;
+    mx_cursor vocab, merges; /* text NULL: no such member of the model */
+} document;
+
+static mx_status bad_json(const mx_tokenizer *tokenizer, const char *field, const mx_cursor *cursor,
+                          const char *wanted, mx_error *err)
+{
+    if (cursor->decoded[0].failed || cursor->decoded[1].failed) {
+        return mx_error_nomem(err, field, cursor->size);
+    }
+    return mx_error_set(err, MX_ERR_FORMAT, "%s: model: %s: byte %zu: must be %s", tokenizer->where,
+                        field, cursor->at, wanted);
+}
 
 /* ---- vocabulary --------------------------------------------------------------- */
 
-/* Largest id + 1 and total text of the vocabulary; every value checked. */
-static mx_status measure_vocab(const mx_tokenizer *tokenizer, json_t *vocab, size_t limit,
-                               uint32_t *n_ids, size_t *n_bytes, mx_error *err)
+typedef mx_status (*vocab_entry_fn)(mx_tokenizer *tokenizer, void *ctx, const char *text,
+                                    size_t length, uint32_t id, mx_error *err);
+
+/* Calls `fn` for every entry of the vocabulary. */
+static mx_status vocab_for_each(mx_tokenizer *tokenizer, mx_cursor cursor, vocab_entry_fn fn,
+                                void *ctx, mx_error *err)
 {
-    const char *key;
-    json_t *value;
-    json_object_foreach(vocab, key, value)
-    {
-        json_int_t id = json_is_integer(value) ? json_integer_value(value) : -1;
-        if (id < 0 || (size_t)id >= limit) {
-            return mx_error_set(err, MX_ERR_FORMAT,
-                                "%s: model: vocab: '%.64s': must be an id below %zu",
-                                tokenizer->where, key, limit);
+    static const char wanted[] = "an object of texts and ids from 0 to 2147483647";
+    mx_status status = MX_OK;
+    bool well_formed = mx_cursor_take(&cursor, '{');
+    bool more = well_formed && mx_cursor_peek(&cursor) != '}';
+    while (more && status == MX_OK) {
+        const char *text;
+        size_t length;
+        uint32_t id;
+        well_formed = mx_cursor_string(&cursor, &text, &length) && mx_cursor_take(&cursor, ':') &&
+                      mx_cursor_id(&cursor, &id);
+        if (!well_formed) {
+            break;
         }
-        *n_ids = (uint32_t)id >= *n_ids ? (uint32_t)id + 1 : *n_ids;
-        *n_bytes += strlen(key);
+        status = fn(tokenizer, ctx, text, length, id, err);
+        more = mx_cursor_take(&cursor, ',');
     }
+    if (status == MX_OK && !(well_formed && mx_cursor_take(&cursor, '}'))) {
+        status = bad_json(tokenizer, "vocab", &cursor, wanted, err);
+    }
+    mx_cursor_free(&cursor);
+    return status;
+}
+
+typedef struct vocab_size {
+    size_t n_entries, n_bytes, limit;
+    uint32_t n_ids;
+} vocab_size;
+
+static mx_status measure_entry(mx_tokenizer *tokenizer, void *ctx, const char *text, size_t length,
+                               uint32_t id, mx_error *err)
+{
+    vocab_size *size = ctx;
+    if (id >= size->limit) {
+        return mx_error_set(err, MX_ERR_FORMAT, "%s: model: vocab: '%.*s': id %u is not below %zu",
+                            tokenizer->where, length < 64 ? (int)length : 64, text, id,
+                            size->limit);
+    }
+    size->n_entries++;
+    size->n_bytes += length;
+    size->n_ids = id >= size->n_ids ? id + 1 : size->n_ids;
     return MX_OK;
 }
 
-/* Texts that added_tokens gives and the vocabulary lacks get the ids after its
- * last, in order (added_vocabulary.rs); room for them. */
-static mx_status read_vocab(mx_tokenizer *tokenizer, const json_t *model, size_t n_added,
-                            size_t size, mx_error *err)
+static mx_status add_entry(mx_tokenizer *tokenizer, void *ctx, const char *text, size_t length,
+                           uint32_t id, mx_error *err)
 {
-    json_t *vocab = json_object_get(model, "vocab");
-    if (!json_is_object(vocab) || json_object_size(vocab) == 0) {
-        return mx_error_set(err, MX_ERR_FORMAT, "%s: model: vocab: must be a non-empty object",
-                            tokenizer->where);
+    (void)ctx;
+    return mx_vocab_add(&tokenizer->vocab, id, text, length, tokenizer->where, err);
+}
+
+/* Texts that added_tokens gives and the vocabulary lacks get the ids after its
+ * last, in order (added_vocabulary.rs); there is room for them. */
+static mx_status read_vocab(mx_tokenizer *tokenizer, const document *doc, size_t n_added,
+                            mx_error *err)
+{
+    vocab_size size = {.limit = SMALL_ID_LIMIT};
+    size.limit = doc->vocab.size > size.limit ? doc->vocab.size : size.limit;
+    MX_TRY(vocab_for_each(tokenizer, doc->vocab, measure_entry, &size, err));
+    if (size.n_entries == 0) {
+        return mx_error_set(err, MX_ERR_FORMAT, "%s: model: vocab: is empty", tokenizer->where);
     }
-    size_t limit = size > SMALL_ID_LIMIT ? size : SMALL_ID_LIMIT;
-    size_t n_entries = json_object_size(vocab), n_bytes = 0;
-    uint32_t n_ids = 0;
-    MX_TRY(measure_vocab(tokenizer, vocab, limit, &n_ids, &n_bytes, err));
-    if (n_entries + n_added > n_ids) {
-        n_ids = (uint32_t)(n_entries + n_added); /* both bounded by the file's size */
+    if (size.n_entries + n_added > size.n_ids) {
+        size.n_ids = (uint32_t)(size.n_entries + n_added); /* both bounded by the file's size */
     }
-    MX_TRY(mx_vocab_create(&tokenizer->vocab, n_ids, (uint32_t)n_entries, n_bytes, err));
-    const char *key;
-    json_t *value;
-    json_object_foreach(vocab, key, value)
-    {
-        MX_TRY(mx_vocab_add(&tokenizer->vocab, (uint32_t)json_integer_value(value), key,
-                            strlen(key), tokenizer->where, err));
-    }
-    return MX_OK;
+    MX_TRY(mx_vocab_create(&tokenizer->vocab, size.n_ids, (uint32_t)size.n_entries, size.n_bytes,
+                           err));
+    return vocab_for_each(tokenizer, doc->vocab, add_entry, NULL, err);
 }
 
 /* ---- merges --------------------------------------------------------------------- */
 
-static mx_status bad_merge(const mx_tokenizer *tokenizer, size_t index, mx_error *err)
+/* One merge: "a b" with exactly one space, or ["a", "b"]. */
+typedef struct merge_texts {
+    const char *left, *right;
+    size_t left_length, right_length;
+    bool is_comment; /* the first line of a merges.txt that was copied whole */
+} merge_texts;
+
+static bool take_merge_line(mx_cursor *cursor, merge_texts *out)
 {
-    return mx_error_set(err, MX_ERR_FORMAT,
-                        "%s: model: merges[%zu]: must be two texts, \"a b\" or [\"a\", \"b\"]",
-                        tokenizer->where, index);
+    const char *text;
+    size_t length;
+    if (!mx_cursor_string(cursor, &text, &length)) {
+        return false;
+    }
+    out->is_comment = length >= 8 && memcmp(text, "#version", 8) == 0;
+    const char *space = memchr(text, ' ', length);
+    if (out->is_comment || space == NULL) {
+        return out->is_comment;
+    }
+    out->left = text;
+    out->left_length = (size_t)(space - text);
+    out->right = space + 1;
+    out->right_length = length - out->left_length - 1;
+    return memchr(out->right, ' ', out->right_length) == NULL;
 }
 
-/* "a b": exactly one space. */
-static mx_status read_merge_text(mx_tokenizer *tokenizer, uint32_t rank, size_t index,
-                                 const char *text, mx_error *err)
+static bool take_merge(mx_cursor *cursor, merge_texts *out)
 {
-    const char *space = strchr(text, ' ');
-    if (space == NULL || strchr(space + 1, ' ') != NULL) {
-        return bad_merge(tokenizer, index, err);
+    if (mx_cursor_peek(cursor) == '"') {
+        return take_merge_line(cursor, out);
     }
-    return mx_bpe_add(tokenizer, rank, text, (size_t)(space - text), space + 1, strlen(space + 1),
-                      err);
+    out->is_comment = false;
+    return mx_cursor_take(cursor, '[') && mx_cursor_string(cursor, &out->left, &out->left_length) &&
+           mx_cursor_take(cursor, ',') &&
+           mx_cursor_string(cursor, &out->right, &out->right_length) && mx_cursor_take(cursor, ']');
 }
 
-static mx_status read_merge_pair(mx_tokenizer *tokenizer, uint32_t rank, size_t index,
-                                 const json_t *pair, mx_error *err)
+/* Walks over all merges; adds them when `add` is set. `*n` is their number. */
+static mx_status merges_walk(mx_tokenizer *tokenizer, mx_cursor cursor, bool add, uint32_t *n,
+                             mx_error *err)
 {
-    const json_t *left = json_array_get(pair, 0);
-    const json_t *right = json_array_get(pair, 1);
-    if (json_array_size(pair) != 2 || !json_is_string(left) || !json_is_string(right)) {
-        return bad_merge(tokenizer, index, err);
-    }
-    return mx_bpe_add(tokenizer, rank, json_string_value(left), json_string_length(left),
-                      json_string_value(right), json_string_length(right), err);
-}
-
-static mx_status read_merges(mx_tokenizer *tokenizer, const json_t *model, mx_error *err)
-{
-    const json_t *merges = json_object_get(model, "merges");
-    if (!json_is_array(merges)) {
-        return mx_error_set(err, MX_ERR_FORMAT, "%s: model: merges: must be an array",
-                            tokenizer->where);
-    }
-    MX_TRY(mx_bpe_create(&tokenizer->bpe, json_array_size(merges), err));
-    uint32_t rank = 0;
-    for (size_t i = 0; i < json_array_size(merges); i++) {
-        const json_t *merge = json_array_get(merges, i);
-        const char *text = json_string_value(merge);
-        if (text != NULL && strncmp(text, "#version", 8) == 0) {
-            continue; /* the first line of a merges.txt that was copied whole */
+    mx_status status = MX_OK;
+    bool well_formed = mx_cursor_take(&cursor, '[');
+    bool more = well_formed && mx_cursor_peek(&cursor) != ']';
+    *n = 0;
+    while (more && status == MX_OK) {
+        merge_texts merge;
+        well_formed = take_merge(&cursor, &merge);
+        if (!well_formed) {
+            break;
         }
-        MX_TRY(text != NULL ? read_merge_text(tokenizer, rank, i, text, err)
-                            : read_merge_pair(tokenizer, rank, i, merge, err));
-        rank++;
+        if (add && !merge.is_comment) {
+            status = mx_bpe_add(tokenizer, *n, merge.left, merge.left_length, merge.right,
+                                merge.right_length, err);
+        }
+        *n += !merge.is_comment;
+        more = mx_cursor_take(&cursor, ',');
     }
-    return MX_OK;
+    if (status == MX_OK && !(well_formed && mx_cursor_take(&cursor, ']'))) {
+        status =
+            bad_json(tokenizer, "merges", &cursor, "an array of \"a b\" or of [\"a\", \"b\"]", err);
+    }
+    mx_cursor_free(&cursor);
+    return status;
+}
+
+static mx_status read_merges(mx_tokenizer *tokenizer, const document *doc, mx_error *err)
+{
+    uint32_t n = 0;
+    MX_TRY(merges_walk(tokenizer, doc->merges, false, &n, err));
+    MX_TRY(mx_bpe_create(&tokenizer->bpe, n, err));
+    return merges_walk(tokenizer, doc->merges, true, &n, err);
 }
 
 /* ---- model ------------------------------------------------------------------------ */
@@ -167,12 +235,13 @@ static mx_status read_model_options(mx_tokenizer *tokenizer, const json_t *model
     return MX_OK;
 }
 
-static mx_status read_model(mx_tokenizer *tokenizer, const json_t *root, size_t n_added,
-                            size_t size, mx_error *err)
+static mx_status read_model(mx_tokenizer *tokenizer, const document *doc, const json_t *root,
+                            size_t n_added, mx_error *err)
 {
     const json_t *model = json_object_get(root, "model");
-    if (!json_is_object(model)) {
-        return mx_error_set(err, MX_ERR_FORMAT, "%s: model: must be an object", tokenizer->where);
+    if (!json_is_object(model) || doc->vocab.text == NULL || doc->merges.text == NULL) {
+        return mx_error_set(err, MX_ERR_FORMAT,
+                            "%s: model: must be an object with vocab and merges", tokenizer->where);
     }
     mx_str where = {0};
     mx_str_addf(&where, "%s: model", tokenizer->where);
@@ -181,8 +250,8 @@ static mx_status read_model(mx_tokenizer *tokenizer, const json_t *root, size_t 
     mx_status status = read_model_options(tokenizer, model, name, err);
     free(name);
     MX_TRY(status);
-    MX_TRY(read_vocab(tokenizer, model, n_added, size, err));
-    return read_merges(tokenizer, model, err);
+    MX_TRY(read_vocab(tokenizer, doc, n_added, err));
+    return read_merges(tokenizer, doc, err);
 }
 
 /* ---- added tokens --------------------------------------------------------------------- */
@@ -271,7 +340,8 @@ static void trim_ids(mx_vocab *vocab)
  * `truncation` and `padding` are not read: transformers switches both off unless
  * a call asks for them, and so does every user of a causal model.
  */
-static mx_status read_root(mx_tokenizer *tokenizer, const json_t *root, size_t size, mx_error *err)
+static mx_status read_root(mx_tokenizer *tokenizer, const document *doc, const json_t *root,
+                           mx_error *err)
 {
     const char *version;
     if (!json_is_object(root)) {
@@ -287,27 +357,74 @@ static mx_status read_root(mx_tokenizer *tokenizer, const json_t *root, size_t s
         return mx_error_set(err, MX_ERR_FORMAT, "%s: added_tokens: must be an array",
                             tokenizer->where);
     }
-    MX_TRY(read_model(tokenizer, root, json_array_size(added), size, err));
+    MX_TRY(read_model(tokenizer, doc, root, json_array_size(added), err));
     MX_TRY(read_added(tokenizer, added, err));
     trim_ids(&tokenizer->vocab);
     MX_TRY(mx_tokenizer_read_pipeline(tokenizer, root, err));
     return mx_tokenizer_finish(tokenizer, err);
 }
 
+/* The span of model.`name`, its text NULL when there is none. A file that is not
+ * well-formed may yield a wrong one: then what is left is not either. */
+static mx_cursor find_in_model(const char *json, size_t size, const char *name)
+{
+    mx_cursor cursor = {.text = json, .size = size};
+    mx_cursor found = {0};
+    if (mx_cursor_member(&cursor, "model") && mx_cursor_member(&cursor, name)) {
+        size_t begin = cursor.at;
+        if (mx_cursor_skip(&cursor)) {
+            found.text = json + begin;
+            found.size = cursor.at - begin;
+        }
+    }
+    mx_cursor_free(&cursor);
+    return found;
+}
+
+/* Cuts the vocabulary and the merges out of the text; null stands in for them. */
+static mx_status document_split(const char *json, size_t size, document *doc, mx_error *err)
+{
+    doc->vocab = find_in_model(json, size, "vocab");
+    doc->merges = find_in_model(json, size, "merges");
+    const mx_cursor *first = &doc->vocab, *second = &doc->merges;
+    if (second->text != NULL && (first->text == NULL || second->text < first->text)) {
+        first = &doc->merges;
+        second = &doc->vocab;
+    }
+    const char *at = json;
+    const mx_cursor *cuts[] = {first, second};
+    for (size_t i = 0; i < MX_COUNT(cuts); i++) {
+        if (cuts[i]->text != NULL) {
+            mx_str_add_bytes(&doc->rest, at, (size_t)(cuts[i]->text - at));
+            mx_str_add(&doc->rest, "null");
+            at = cuts[i]->text + cuts[i]->size;
+        }
+    }
+    mx_str_add_bytes(&doc->rest, at, size - (size_t)(at - json));
+    return doc->rest.failed ? mx_error_nomem(err, "tokenizer.json", size) : MX_OK;
+}
+
 mx_status mx_tokenizer_parse_json(const char *json, size_t size, const char *where,
                                   mx_tokenizer **out, mx_error *err)
 {
     *out = NULL;
+    document doc = {0};
     json_t *root = NULL;
     mx_tokenizer *tokenizer = NULL;
     mx_status status;
-    MX_TRY_GOTO(status, mx_json_parse(json, size, where, &root, err));
+    size_t valid = mx_utf8_check(json, size);
+    if (valid < size) {
+        return mx_error_set(err, MX_ERR_FORMAT, "%s: byte %zu: not valid UTF-8", where, valid);
+    }
+    MX_TRY_GOTO(status, document_split(json, size, &doc, err));
+    MX_TRY_GOTO(status, mx_json_parse(doc.rest.data, doc.rest.length, where, &root, err));
     MX_TRY_GOTO(status, mx_tokenizer_create(where, &tokenizer, err));
-    MX_TRY_GOTO(status, read_root(tokenizer, root, size, err));
+    MX_TRY_GOTO(status, read_root(tokenizer, &doc, root, err));
     *out = tokenizer;
     tokenizer = NULL;
 done:
     mx_tokenizer_close(tokenizer);
     json_decref(root);
+    mx_str_free(&doc.rest);
     return status;
 }
