@@ -1,0 +1,31 @@
+/* AVX2: its table. All but the integer product is the shared code over lanes. */
+#include "kernel/kernel_avx2.h"
+
+#include "kernel/lanes_avx2.h"
+
+#include "kernel/lanes_ops.h"
+#include "kernel/lanes_attention.h"
+#include "kernel/lanes_f32.h"
+#include "kernel/lanes_quant.h"
+
+void mx_kernels_avx2(mx_kernels *table)
+{
+    *table = (mx_kernels){
+        .name = "avx2",
+        .int_supported = mx_int_pair_supported,
+        .int_panel_bytes = mx_layout_panel_bytes,
+        .int_tile_bytes = mx_layout_tile_bytes,
+        .int_panel_pack = mx_layout_panel_pack,
+        .int_tile_pack = lanes_int_tile_pack,
+        .int_product = mx_avx2_int_product,
+        .f32_panel_pack = lanes_f32_panel_pack,
+        .f32_product = lanes_f32_product,
+        .row_cast = lanes_row_cast,
+        .rms_norm = lanes_rms_norm,
+        .rope = lanes_rope,
+        .attention = lanes_attention,
+        .silu_mul = lanes_silu_mul,
+        .add = lanes_add_row,
+        .row_stats = lanes_row_stats,
+    };
+}

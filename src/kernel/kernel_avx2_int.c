@@ -1,0 +1,326 @@
+/*
+ * Exact integer product with AVX2. One panel passes over up to 64 tokens block by
+ * block, accumulators in the first-level cache (the plan of kernel_avx512_int.c).
+ *
+ * 4-bit weights are unsigned with their offset; vpmaddubsw's 16-bit sums run over
+ * as many quads as cannot overflow (8, or 4 against int8 activations) before they
+ * are widened. Byte weights would saturate: they go as |w| times sign(a, w), at
+ * most 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as
+ * -128), widened at each quad.
+ */
+#include "kernel/kernel_avx2.h"
+
+#include "kernel/int_layout.h"
+#include "kernel/lanes_avx2.h"
+#include "kernel/unroll.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    GROUP_TILES = 4, /* 64 tokens: accumulators take 4 KiB */
+    PIECE_QUADS = 8, /* of a block, unpacked at a time */
+    STEP = 4,        /* tokens at a time */
+    SCALES = 256,
+};
+
+typedef struct sweep {
+    const mx_int_layout *layout;
+    __m256i nibbles; /* code -> value + offset, in both halves */
+    const uint8_t *panel;
+    const uint8_t *tiles;
+    size_t n_tokens, n_tiles;
+    bool plain;       /* mx_layout_is_plain */
+    size_t run_quads; /* that 16-bit sums hold */
+    /* Scratch. The table holds exponents e where the data is not plain, else 2^e. */
+    float table[SCALES][16] __attribute__((aligned(64)));
+    float acc[GROUP_TILES * 16][16] __attribute__((aligned(64)));
+    int32_t dots[GROUP_TILES * 16][16] __attribute__((aligned(64)));
+    /* Of one piece. Nibbles: value + offset. Bytes: values, then magnitudes. */
+    uint8_t weights[2][PIECE_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
+} sweep;
+
+/* A part of a block: quads [first, first + n_quads) of the row. */
+typedef struct piece {
+    size_t block, first_quad, n_quads;
+    bool begins, ends; /* the block */
+} piece;
+
+static __m256i nibble_table(const mx_int_layout *layout, const mx_format *format)
+{
+    uint8_t table[16];
+    for (size_t i = 0; i < 16; i++) {
+        int value = format->int_table[i & ((1u << format->bits) - 1)];
+        table[i] = (uint8_t)(value + layout->offset);
+    }
+    return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
+}
+
+MX_TEMPLATE __m256i load_i(const void *p)
+{
+    return _mm256_load_si256((const __m256i *)p);
+}
+
+MX_TEMPLATE void store_i(void *p, __m256i v)
+{
+    _mm256_store_si256((__m256i *)p, v);
+}
+
+MX_TEMPLATE __m256i broadcast_u32(const void *p)
+{
+    int32_t bits;
+    memcpy(&bits, p, sizeof bits);
+    return _mm256_set1_epi32(bits);
+}
+
+/* Table entries of the scale bytes that the block's tokens have. */
+static void table_fill(sweep *s, size_t block)
+{
+    const uint8_t *scales = s->panel + s->layout->panel_scales + block * 16;
+    float exponents[16];
+    int bias = 2 * MX_E8M0_BIAS + s->layout->pair.shift;
+    for (size_t r = 0; r < 16; r++) {
+        exponents[r] = scales[r] == MX_E8M0_NAN ? NAN : (float)(scales[r] - bias);
+    }
+    lanes exponent = lanes_load(exponents);
+    uint8_t filled[SCALES] = {0};
+    for (size_t t = 0; t < s->n_tokens; t++) {
+        const uint8_t *tile = s->tiles + t / 16 * s->layout->tile_bytes;
+        uint32_t slot;
+        memcpy(&slot, tile + s->layout->tile_slots + block * 64 + t % 16 * 4, sizeof slot);
+        uint32_t a = slot / MX_SLOT_BYTES;
+        if (a != MX_E8M0_NAN && !filled[a]) {
+            lanes e = lanes_add(exponent, lanes_set((float)a));
+            lanes_store(s->table[a], s->plain ? lanes_scale(lanes_set(1), e) : e);
+            filled[a] = 1;
+        }
+    }
+}
+
+/* value * 2^e, rounded once, for any e of two scales; NaN where e is. */
+static lanes scale_any(lanes value, lanes e)
+{
+    /* |value| < 2^31 is 0 or Inf beyond these. */
+    lanes limited = lanes_min(lanes_set(200), lanes_max(lanes_set(-200), e));
+    return lanes_add(lanes_scale(value, limited), lanes_sub(e, e));
+}
+
+/* One row of accumulators at a finished dot. */
+MX_TEMPLATE void acc_add(__m256i low, __m256i high, const float *entry, float *acc, bool plain)
+{
+    lanes value = {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+    lanes factor = lanes_load(entry), sum = lanes_load(acc);
+    sum = plain ? lanes_fma(value, factor, sum) : lanes_add(sum, scale_any(value, factor));
+    lanes_store(acc, sum);
+}
+
+/* dot[t] += a run of quads of 4-bit weights; `a`: the step's first token there. */
+MX_TEMPLATE void run_nibbles(const uint8_t *weights, size_t n_quads, const uint8_t *a, int n_tokens,
+                             __m256i dot[STEP][2])
+{
+    __m256i sum[STEP][2];
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        sum[t][0] = _mm256_setzero_si256();
+        sum[t][1] = _mm256_setzero_si256();
+    }
+    for (size_t q = 0; q < n_quads; q++) {
+        __m256i low = load_i(weights + q * MX_QUAD_BYTES);
+        __m256i high = load_i(weights + q * MX_QUAD_BYTES + 32);
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
+            sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low, value));
+            sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high, value));
+        }
+    }
+    __m256i ones = _mm256_set1_epi16(1);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(sum[t][0], ones));
+        dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(sum[t][1], ones));
+    }
+}
+
+MX_TEMPLATE void dots_nibbles(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
+                              __m256i dot[STEP][2])
+{
+    const uint8_t *weights = s->weights[0][0];
+    if (n_quads == 8 && s->run_quads >= 8) {
+        run_nibbles(weights, 8, a, n_tokens, dot);
+        return;
+    }
+    for (size_t q = 0; q < n_quads; q += s->run_quads) {
+        run_nibbles(weights + q * MX_QUAD_BYTES, mx_min_size(n_quads - q, s->run_quads),
+                    a + q * MX_QUAD_BYTES, n_tokens, dot);
+    }
+}
+
+/* The same for byte weights. */
+MX_TEMPLATE void dots_bytes(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
+                            __m256i dot[STEP][2])
+{
+    __m256i ones = _mm256_set1_epi16(1);
+    for (size_t q = 0; q < n_quads; q++) {
+        MX_UNROLL
+        for (int half = 0; half < 2; half++) {
+            __m256i w = load_i(s->weights[0][q] + 32 * half);
+            __m256i magnitude = load_i(s->weights[1][q] + 32 * half);
+            MX_UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
+                __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, w));
+                dot[t][half] = _mm256_add_epi32(dot[t][half], _mm256_madd_epi16(pairs, ones));
+            }
+        }
+    }
+}
+
+/* Dots of 16 rows and n_tokens tokens from `token` on, over one piece. */
+MX_TEMPLATE void step_dots(sweep *s, const piece *part, size_t token, int n_tokens, bool nibbles)
+{
+    const mx_int_layout *layout = s->layout;
+    const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes;
+    const uint8_t *lane = tile + part->block * 64 + token % 16 * 4;
+    const uint8_t *a =
+        tile + layout->tile_codes + part->first_quad * MX_QUAD_BYTES + token % 16 * 4;
+    __m256i dot[STEP][2];
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        if (part->begins) {
+            dot[t][0] = _mm256_setzero_si256();
+            if (nibbles) {
+                dot[t][0] = broadcast_u32(lane + layout->tile_seeds + t * 4);
+            }
+            dot[t][1] = dot[t][0];
+        } else {
+            dot[t][0] = load_i(s->dots[token + (size_t)t]);
+            dot[t][1] = load_i(s->dots[token + (size_t)t] + 8);
+        }
+    }
+    nibbles ? dots_nibbles(s, part->n_quads, a, n_tokens, dot)
+            : dots_bytes(s, part->n_quads, a, n_tokens, dot);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        if (part->ends) {
+            uint32_t slot;
+            memcpy(&slot, lane + layout->tile_slots + t * 4, sizeof slot);
+            acc_add(dot[t][0], dot[t][1], s->table[slot / MX_SLOT_BYTES], s->acc[token + (size_t)t],
+                    s->plain);
+        } else {
+            store_i(s->dots[token + (size_t)t], dot[t][0]);
+            store_i(s->dots[token + (size_t)t] + 8, dot[t][1]);
+        }
+    }
+}
+
+/* One piece over all tokens of the group. */
+MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, bool nibbles)
+{
+    size_t token = 0;
+    for (; token + STEP <= s->n_tokens; token += STEP) {
+        step_dots(s, part, token, STEP, nibbles);
+    }
+    for (; token < s->n_tokens; token++) {
+        step_dots(s, part, token, 1, nibbles);
+    }
+}
+
+/* The piece's weights to scratch. */
+static void piece_unpack(sweep *s, const piece *part)
+{
+    const uint8_t *codes = s->panel + s->layout->panel_codes;
+    __m256i low = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
+    for (size_t q = 0; q < part->n_quads; q++) {
+        for (size_t half = 0; half < 64; half += 32) {
+            size_t quad = part->first_quad + q;
+            if (s->layout->nibbles) {
+                __m256i x = load_i(codes + quad / 2 * MX_QUAD_BYTES + half);
+                x = quad % 2 == 0 ? x : _mm256_srli_epi16(x, 4);
+                x = _mm256_shuffle_epi8(s->nibbles, _mm256_and_si256(x, low));
+                store_i(s->weights[0][q] + half, x);
+            } else {
+                __m256i x = load_i(codes + quad * MX_QUAD_BYTES + half);
+                x = _mm256_xor_si256(x, sign); /* value + 128 to value */
+                store_i(s->weights[0][q] + half, x);
+                store_i(s->weights[1][q] + half, _mm256_abs_epi8(x));
+            }
+        }
+    }
+}
+
+static void block_sweep(sweep *s, size_t block)
+{
+    const mx_int_pair *pair = &s->layout->pair;
+    size_t begin = block * pair->block / 4;
+    size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
+    table_fill(s, block);
+    for (size_t q = 0; q < n_quads; q += PIECE_QUADS) {
+        piece part = {
+            .block = block,
+            .first_quad = begin + q,
+            .n_quads = mx_min_size(n_quads - q, PIECE_QUADS),
+            .begins = q == 0,
+            .ends = n_quads - q <= PIECE_QUADS,
+        };
+        piece_unpack(s, &part);
+        s->layout->nibbles ? piece_sweep(s, &part, true) : piece_sweep(s, &part, false);
+    }
+}
+
+/* Quads over which 16-bit sums of unsigned weights cannot overflow. */
+static size_t safe_run(const mx_int_product *product, const mx_int_layout *layout)
+{
+    int largest = 0;
+    for (uint32_t code = 0; code < 1u << product->weights->format->bits; code++) {
+        int value = product->weights->format->int_table[code] + layout->offset;
+        largest = value > largest ? value : largest;
+    }
+    int activation = 0;
+    for (uint32_t code = 0; code < 1u << product->activations->format->bits; code++) {
+        int value = product->activations->format->int_table[code];
+        activation = value > activation ? value : activation;
+    }
+    return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), 8);
+}
+
+static void product_sweep(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
+                          size_t first_tile)
+{
+    size_t token = first_tile * 16;
+    sweep s;
+    s.layout = layout;
+    s.panel = product->panels + panel * layout->panel_bytes;
+    s.tiles = product->tiles + first_tile * layout->tile_bytes;
+    s.n_tokens = mx_min_size(product->n_tokens - token, GROUP_TILES * 16);
+    s.n_tiles = (s.n_tokens + 15) / 16;
+    s.plain = mx_layout_is_plain(layout, s.panel, s.tiles, s.n_tiles);
+    s.nibbles = _mm256_setzero_si256();
+    s.run_quads = 0;
+    if (layout->nibbles) {
+        s.nibbles = nibble_table(layout, product->weights->format);
+        s.run_quads = safe_run(product, layout);
+    }
+    lanes_store(s.table[MX_E8M0_NAN], lanes_set(NAN));
+    memset(s.acc, 0, s.n_tokens * sizeof s.acc[0]);
+    for (size_t b = 0; b < layout->pair.n_blocks; b++) {
+        block_sweep(&s, b);
+    }
+    size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
+    for (size_t t = 0; t < s.n_tokens; t++) {
+        lanes_store_part(product->out + (token + t) * product->out_stride + panel * 16,
+                         lanes_load(s.acc[t]), n_rows);
+    }
+}
+
+void mx_avx2_int_product(const mx_int_product *product)
+{
+    mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
+    size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
+    size_t n_tiles = (product->n_tokens + 15) / 16;
+    for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
+        for (size_t panel = 0; panel < n_panels; panel++) {
+            product_sweep(product, &layout, panel, tile);
+        }
+    }
+}

@@ -1,0 +1,15 @@
+/* Full unrolling of loops with literal bounds, so that small arrays of vectors
+ * stay in registers. */
+#ifndef MX_KERNEL_UNROLL_H
+#define MX_KERNEL_UNROLL_H
+
+#if defined(__clang__)
+#define MX_UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define MX_UNROLL _Pragma("GCC unroll 16")
+#endif
+
+/* For templates: functions whose shape arguments are literals at each call. */
+#define MX_TEMPLATE static inline __attribute__((always_inline))
+
+#endif

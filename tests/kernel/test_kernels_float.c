@@ -1,0 +1,450 @@
+/* fp32 products, casts, norms, attention and element-wise steps: every ISA against
+ * the reference by bits, the reference against other arithmetic. */
+#include "kernel_test.h"
+
+/* ---- fp32 product ---------------------------------------------------------- */
+
+static void product_run(const mx_kernels *table, size_t k, size_t n_rows, size_t n_tokens,
+                        const float *w, const float *x, float *out)
+{
+    size_t n_panels = (n_rows + 15) / 16, stride = n_rows + 5;
+    guarded panels = guarded_make(n_panels * k * 16 * sizeof(float), 64);
+    guarded wide = guarded_floats((n_tokens - 1) * stride + n_rows);
+    for (size_t i = 0; i < n_panels; i++) {
+        const float *rows[16];
+        size_t count = n_rows - 16 * i < 16 ? n_rows - 16 * i : 16;
+        for (size_t r = 0; r < count; r++) {
+            rows[r] = w + (16 * i + r) * k;
+        }
+        table->f32_panel_pack(rows, count, k, (float *)panels.data + i * k * 16);
+    }
+    mx_f32_product product = {
+        .panels = panels.data,
+        .n_panels = n_panels,
+        .n_rows = n_rows,
+        .k = k,
+        .x = x,
+        .x_stride = k,
+        .n_tokens = n_tokens,
+        .out = wide.data,
+        .out_stride = stride,
+    };
+    table->f32_product(&product);
+    const float *from = wide.data;
+    for (size_t t = 0; t < n_tokens; t++) {
+        memcpy(out + t * n_rows, from + t * stride, n_rows * sizeof *out);
+        for (size_t i = n_rows; t + 1 < n_tokens && i < stride; i++) {
+            assert_int_equal(bits_of_float(from[t * stride + i]), 0xA5A5A5A5);
+        }
+    }
+    guarded_free(&panels);
+    guarded_free(&wide);
+}
+
+static void product_compare(const ladder *all, dice *d, size_t k, size_t n_rows, size_t n_tokens,
+                            data_kind kind)
+{
+    guarded w = guarded_floats(n_rows * k), x = guarded_floats(n_tokens * k);
+    dice_fill(d, kind, w.data, n_rows * k);
+    dice_fill(d, kind, x.data, n_tokens * k);
+    float *want = malloc(n_rows * n_tokens * sizeof *want);
+    float *got = malloc(n_rows * n_tokens * sizeof *got);
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t r = 0; r < n_rows; r++) {
+            float acc = 0;
+            for (size_t i = 0; i < k; i++) {
+                acc = fmaf(((float *)x.data)[t * k + i], ((float *)w.data)[r * k + i], acc);
+            }
+            want[t * n_rows + r] = acc;
+        }
+    }
+    for (size_t i = 0; i < all->count; i++) {
+        char what[128];
+        snprintf(what, sizeof what, "%s: k %zu, %zu rows, %zu tokens", all->tables[i].name, k,
+                 n_rows, n_tokens);
+        product_run(&all->tables[i], k, n_rows, n_tokens, w.data, x.data, got);
+        assert_same(got, want, n_rows * n_tokens, what);
+    }
+    free(want);
+    free(got);
+    guarded_free(&w);
+    guarded_free(&x);
+}
+
+static void test_f32_product(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 11};
+    for (size_t rows = 1; rows <= 67; rows += rows < 34 ? 1 : 11) {
+        for (size_t tokens = 1; tokens <= 27; tokens++) {
+            product_compare(&all, &d, 1 + dice_below(&d, 35), rows, tokens, DATA_NORMAL);
+        }
+    }
+    product_compare(&all, &d, 1023, 33, 13, DATA_NORMAL);
+    product_compare(&all, &d, 1024, 33, 13, DATA_WIDE);
+    product_compare(&all, &d, 2051, 33, 97, DATA_NORMAL); /* slices of k, chunks of tokens */
+    product_compare(&all, &d, 2051, 70, 1, DATA_NORMAL);
+    for (int kind = 0; kind < DATA_KINDS; kind++) {
+        product_compare(&all, &d, 100, 40, 14, (data_kind)kind);
+    }
+}
+
+/* ---- casts ----------------------------------------------------------------- */
+
+static void test_row_cast(void **state)
+{
+    (void)state;
+    static const uint32_t blocks[] = {8, 16, 24, 32, 64, 0, 1};
+    ladder all = ladder_make();
+    dice d = {.seed = 12};
+    size_t n_formats = mx_format_count();
+    for (size_t i = 0; i < n_formats * MX_COUNT(blocks) * 4 * 4 * DATA_KINDS; i++) {
+        mx_quant quant = {
+            .format = mx_format_at(i % n_formats),
+            .block = blocks[i / n_formats % MX_COUNT(blocks)],
+            .round = (mx_round)(i / n_formats / MX_COUNT(blocks) % 4),
+            .rule = (mx_scale_rule)(i / n_formats / MX_COUNT(blocks) / 4 % 4),
+            .flush_subnormals = i % 2,
+            .seed = i,
+        };
+        data_kind kind = (data_kind)(i / n_formats / MX_COUNT(blocks) / 16);
+        size_t n = 1 + dice_below(&d, 150);
+        guarded x = guarded_floats(n), out = guarded_floats(n);
+        float want[150];
+        dice_fill(&d, kind, x.data, n);
+        mx_row_cast(&quant, x.data, n, i, want);
+        for (size_t t = 0; t < all.count; t++) {
+            char what[128];
+            snprintf(what, sizeof what, "%s: %s, block %u, %s, %s", all.tables[t].name,
+                     quant.format->name, quant.block, mx_round_name(quant.round),
+                     mx_scale_rule_name(quant.rule));
+            all.tables[t].row_cast(&quant, x.data, n, i, out.data);
+            assert_same(out.data, want, n, what);
+            memcpy(out.data, x.data, n * sizeof(float)); /* in place */
+            all.tables[t].row_cast(&quant, out.data, n, i, out.data);
+            assert_same(out.data, want, n, what);
+        }
+        guarded_free(&x);
+        guarded_free(&out);
+    }
+}
+
+/* Every magnitude near every rounding threshold of each format, under scale 2^0. */
+static void test_cast_thresholds(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    for (size_t i = 0; i < mx_format_count() * 3; i++) {
+        mx_quant quant = {.format = mx_format_at(i / 3), .block = 8, .round = (mx_round)(i % 3)};
+        if (!mx_quant_is_scaled(&quant) || quant.format->bits > 8) {
+            continue;
+        }
+        for (uint32_t code = 0; code < 1u << (quant.format->bits - 1); code++) {
+            float low = quant.format->decode(quant.format, code);
+            float high = quant.format->decode(quant.format, code + 1);
+            if (!(low >= 0 && high > low && isfinite(high))) {
+                continue;
+            }
+            float middle = low + (high - low) / 2;
+            float x[8] = {quant.format->max,
+                          middle,
+                          nextafterf(middle, 0),
+                          nextafterf(middle, INFINITY),
+                          -middle,
+                          nextafterf(low, 0),
+                          nextafterf(high, 0),
+                          -nextafterf(middle, 0)};
+            float want[8], got[8];
+            mx_row_cast(&quant, x, 8, 0, want);
+            for (size_t t = 0; t < all.count; t++) {
+                all.tables[t].row_cast(&quant, x, 8, 0, got);
+                assert_same(got, want, 8, quant.format->name);
+            }
+        }
+    }
+}
+
+/* ---- exponential ----------------------------------------------------------- */
+
+static void test_exp(void **state)
+{
+    (void)state;
+    double worst = 0;
+    for (uint32_t bits = 0; bits < 0x42B17218; bits += 331) { /* up to ln FLT_MAX */
+        for (int sign = 0; sign < 2; sign++) {
+            float x = float_of_bits(bits | (uint32_t)sign << 31);
+            long double exact = expl((long double)x);
+            float got = mx_exp(x);
+            /* One ulp at the exact result, a subnormal one included. */
+            int exponent = exact < 0x1p-126L ? -126 : ilogbl(exact);
+            double error = (double)fabsl((long double)got - exact) / ldexp(1, exponent - 23);
+            worst = error > worst ? error : worst;
+        }
+    }
+    print_message("mx_exp: at most %.3f ulp off\n", worst);
+    assert_true(worst < 1.0);
+    assert_true(mx_exp(0.0f) == 1 && mx_exp(-0.0f) == 1);
+    assert_true(mx_exp(-INFINITY) == 0 && mx_exp(-104.5f) == 0 && mx_exp(-1e30f) == 0);
+    assert_true(isinf(mx_exp(INFINITY)) && isinf(mx_exp(88.8f)) && isinf(mx_exp(1e30f)));
+    assert_true(isnan(mx_exp(NAN)));
+}
+
+/* ---- rows ------------------------------------------------------------------ */
+
+static void test_rms_norm(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 13};
+    for (size_t n = 1; n <= 100; n++) {
+        for (int kind = 0; kind < DATA_KINDS; kind++) {
+            guarded x = guarded_floats(n), w = guarded_floats(n), out = guarded_floats(n);
+            float want[100];
+            dice_fill(&d, (data_kind)kind, x.data, n);
+            dice_fill(&d, DATA_NORMAL, w.data, n);
+            all.tables[0].rms_norm(x.data, w.data, 1e-5f, n, want);
+            for (size_t t = 1; t < all.count; t++) {
+                all.tables[t].rms_norm(x.data, w.data, 1e-5f, n, out.data);
+                assert_same(out.data, want, n, all.tables[t].name);
+            }
+            double sum = 0; /* the definition, in double */
+            for (size_t i = 0; i < n; i++) {
+                sum += (double)((float *)x.data)[i] * (double)((float *)x.data)[i];
+            }
+            double scale = 1 / sqrt(sum / (double)n + (double)1e-5f);
+            for (size_t i = 0; kind < DATA_EXTREME && i < n; i++) {
+                double exact = (double)((float *)x.data)[i] * scale * (double)((float *)w.data)[i];
+                assert_true(fabs((double)want[i] - exact) <= 1e-6 * fabs(exact) + 1e-30);
+            }
+            guarded_free(&x);
+            guarded_free(&w);
+            guarded_free(&out);
+        }
+    }
+}
+
+static void test_rope(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 14};
+    for (size_t dim = 2; dim <= 140; dim += 2) {
+        size_t heads = 1 + dim % 3, n = heads * dim;
+        guarded x = guarded_floats(n), c = guarded_floats(dim / 2), s = guarded_floats(dim / 2);
+        float before[420], want[420];
+        dice_fill(&d, DATA_NORMAL, before, n);
+        for (size_t i = 0; i < dim / 2; i++) {
+            ((float *)c.data)[i] = cosf((float)i);
+            ((float *)s.data)[i] = sinf((float)i);
+        }
+        for (size_t t = 0; t < all.count; t++) {
+            memcpy(x.data, before, n * sizeof(float));
+            all.tables[t].rope(x.data, heads, dim, c.data, s.data);
+            if (t == 0) {
+                memcpy(want, x.data, n * sizeof(float));
+            }
+            assert_same(x.data, want, n, all.tables[t].name);
+        }
+        for (size_t i = 0; i < n; i++) { /* a rotation by angle i of the pair (a, b) */
+            size_t at = i % dim, pair = at % (dim / 2), base = i - at;
+            double a = (double)before[base + pair], b = (double)before[base + pair + dim / 2];
+            double exact = at < dim / 2 ? a * cos((double)pair) - b * sin((double)pair)
+                                        : b * cos((double)pair) + a * sin((double)pair);
+            assert_true(fabs((double)want[i] - exact) < 2e-6);
+        }
+        guarded_free(&x);
+        guarded_free(&c);
+        guarded_free(&s);
+    }
+}
+
+static void test_silu_add(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 15};
+    for (size_t n = 1; n <= 70; n++) {
+        for (int kind = 0; kind < DATA_KINDS; kind++) {
+            guarded g = guarded_floats(n), u = guarded_floats(n), out = guarded_floats(n);
+            float want[70], sum[70];
+            dice_fill(&d, (data_kind)kind, g.data, n);
+            dice_fill(&d, DATA_NORMAL, u.data, n);
+            all.tables[0].silu_mul(g.data, u.data, n, want);
+            memcpy(sum, u.data, n * sizeof(float));
+            all.tables[0].add(g.data, n, sum);
+            for (size_t t = 1; t < all.count; t++) {
+                memcpy(out.data, g.data, n * sizeof(float)); /* in place */
+                all.tables[t].silu_mul(out.data, u.data, n, out.data);
+                assert_same(out.data, want, n, all.tables[t].name);
+                memcpy(out.data, u.data, n * sizeof(float));
+                all.tables[t].add(g.data, n, out.data);
+                assert_same(out.data, sum, n, all.tables[t].name);
+            }
+            for (size_t i = 0; kind == DATA_NORMAL && i < n; i++) {
+                double x = (double)((float *)g.data)[i], y = (double)((float *)u.data)[i];
+                assert_true(fabs((double)want[i] - x / (1 + exp(-x)) * y) < 1e-6);
+                assert_true((double)sum[i] == (double)(float)(x + y));
+            }
+            guarded_free(&g);
+            guarded_free(&u);
+            guarded_free(&out);
+        }
+    }
+}
+
+static void stats_compare(const ladder *all, const float *x, size_t n)
+{
+    mx_row_stats want, got;
+    all->tables[0].row_stats(x, n, &want);
+    for (size_t t = 1; t < all->count; t++) {
+        all->tables[t].row_stats(x, n, &got);
+        assert_int_equal(bits_of_float(got.max), bits_of_float(want.max));
+        assert_int_equal(got.argmax, want.argmax);
+        assert_true(got.sum_exp == want.sum_exp || (isnan(got.sum_exp) && isnan(want.sum_exp)));
+    }
+}
+
+static void test_row_stats(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 16};
+    for (size_t n = 1; n <= 100; n++) {
+        for (int kind = 0; kind < DATA_KINDS; kind++) {
+            guarded memory = guarded_floats(n);
+            float *x = memory.data;
+            dice_fill(&d, (data_kind)kind, x, n);
+            stats_compare(&all, x, n);
+            x[dice_below(&d, n)] = 9; /* the same largest value twice: the first counts */
+            x[dice_below(&d, n)] = 9;
+            stats_compare(&all, x, n);
+            for (size_t i = 0; i < n; i++) {
+                x[i] = n % 3 == 0 ? -INFINITY : n % 3 == 1 ? -0.0f : NAN;
+            }
+            x[n / 2] = 0.0f * x[n / 2];
+            stats_compare(&all, x, n);
+            guarded_free(&memory);
+        }
+    }
+    float x[500];
+    dice_fill(&d, DATA_NORMAL, x, 500);
+    mx_row_stats stats;
+    all.tables[0].row_stats(x, 500, &stats);
+    double sum = 0;
+    for (size_t i = 0; i < 500; i++) {
+        sum += exp((double)x[i] - (double)stats.max);
+        assert_true(x[i] <= x[stats.argmax]);
+    }
+    assert_true(fabs(stats.sum_exp / sum - 1) < 1e-7);
+}
+
+/* ---- attention ------------------------------------------------------------- */
+
+/* The definition in double, over plain keys [n_keys][dim]. */
+static double attention_exact(const float *q, const float *k, const float *v, size_t dim, size_t n,
+                              double scale, size_t d)
+{
+    double mixed = 0, sum = 0, max = -INFINITY;
+    for (int pass = 0; pass < 2; pass++) {
+        for (size_t j = 0; j < n; j++) {
+            double s = 0;
+            for (size_t i = 0; i < dim; i++) {
+                s += (double)q[i] * (double)k[j * dim + i];
+            }
+            s *= scale;
+            if (pass == 0) {
+                max = s > max ? s : max;
+                continue;
+            }
+            sum += exp(s - max);
+            mixed += exp(s - max) * (double)v[j * dim + d];
+        }
+    }
+    return mixed / sum;
+}
+
+static void attention_compare(const ladder *all, dice *d, size_t heads, size_t dim, size_t n_keys,
+                              data_kind kind)
+{
+    size_t tiles = (n_keys + 15) / 16;
+    guarded q = guarded_floats(heads * dim), k = guarded_floats(tiles * 16 * dim);
+    guarded v = guarded_floats(n_keys * dim), out = guarded_floats(heads * dim);
+    guarded scores = guarded_floats(heads * tiles * 16);
+    float *plain = malloc(n_keys * dim * sizeof *plain), *want = malloc(heads * dim * sizeof *want);
+    dice_fill(d, kind, q.data, heads * dim);
+    dice_fill(d, kind, plain, n_keys * dim);
+    dice_fill(d, kind, v.data, n_keys * dim);
+    for (size_t i = 0; i < tiles * 16 * dim; i++) {
+        ((float *)k.data)[i] = NAN; /* positions beyond the last key: never looked at */
+    }
+    for (size_t j = 0; j < n_keys; j++) {
+        for (size_t i = 0; i < dim; i++) {
+            ((float *)k.data)[(j / 16 * dim + i) * 16 + j % 16] = plain[j * dim + i];
+        }
+    }
+    mx_attention attention = {
+        .q = q.data,
+        .n_heads = heads,
+        .head_dim = dim,
+        .k = k.data,
+        .v = v.data,
+        .n_keys = n_keys,
+        .scale = 1 / sqrtf((float)dim),
+        .scores = scores.data,
+        .out = out.data,
+    };
+    for (size_t t = 0; t < all->count; t++) {
+        char what[128];
+        snprintf(what, sizeof what, "%s: %zu heads of %zu, %zu keys", all->tables[t].name, heads,
+                 dim, n_keys);
+        all->tables[t].attention(&attention);
+        if (t == 0) {
+            memcpy(want, out.data, heads * dim * sizeof *want);
+        }
+        assert_same(out.data, want, heads * dim, what);
+    }
+    for (size_t i = 0; kind == DATA_NORMAL && i < heads * dim; i++) {
+        const float *head = (const float *)q.data + i / dim * dim;
+        double exact =
+            attention_exact(head, plain, v.data, dim, n_keys, (double)attention.scale, i % dim);
+        assert_true(fabs((double)want[i] - exact) < 1e-5);
+    }
+    free(plain);
+    free(want);
+    guarded_free(&q);
+    guarded_free(&k);
+    guarded_free(&v);
+    guarded_free(&out);
+    guarded_free(&scores);
+}
+
+static void test_attention(void **state)
+{
+    (void)state;
+    static const size_t dims[] = {2, 8, 16, 24, 48, 64, 80, 128, 130};
+    ladder all = ladder_make();
+    dice d = {.seed = 17};
+    for (size_t heads = 1; heads <= 9; heads++) {
+        for (size_t i = 0; i < MX_COUNT(dims); i++) {
+            for (size_t keys = 1; keys <= 70; keys += 1 + dice_below(&d, 12)) {
+                attention_compare(&all, &d, heads, dims[i], keys, DATA_NORMAL);
+            }
+        }
+    }
+    for (int kind = 0; kind < DATA_KINDS; kind++) {
+        attention_compare(&all, &d, 3, 64, 37, (data_kind)kind);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_f32_product),     cmocka_unit_test(test_row_cast),
+        cmocka_unit_test(test_cast_thresholds), cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rms_norm),        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_silu_add),        cmocka_unit_test(test_row_stats),
+        cmocka_unit_test(test_attention),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,394 @@
+/* The exact integer product and the quantization that feeds it: every ISA against
+ * the reference by bits, the reference against separately written arithmetic. */
+#include "kernel_test.h"
+
+static const char *const int_formats[] = {"fp4_e2m1", "fp6_e2m3", "int8", "int4", "int2"};
+static const uint32_t blocks[] = {8, 16, 24, 32, 64, 0};
+
+/* One product: operands in canonical form. */
+typedef struct problem {
+    mx_quant weights, activations;
+    size_t k, n_rows, n_tokens;
+    uint8_t *codes, *scales; /* of the weights [n_rows][...] */
+    size_t code_bytes, scale_count;
+    guarded x_memory;
+    float *x; /* [n_tokens][k], against a guard page */
+    char name[160];
+} problem;
+
+static mx_quant quant_make(const char *format, uint32_t block)
+{
+    mx_quant quant = {.format = mx_format_find(format), .block = block, .round = MX_ROUND_EVEN};
+    assert_non_null(quant.format);
+    return quant;
+}
+
+static problem problem_make(const mx_quant *weights, const mx_quant *activations, size_t k,
+                            size_t n_rows, size_t n_tokens)
+{
+    problem p = {.weights = *weights,
+                 .activations = *activations,
+                 .k = k,
+                 .n_rows = n_rows,
+                 .n_tokens = n_tokens};
+    p.code_bytes = mx_row_code_bytes(weights, k);
+    p.scale_count = mx_row_scale_count(weights, k);
+    p.codes = calloc(n_rows, p.code_bytes);
+    p.scales = calloc(n_rows, p.scale_count);
+    assert_true(p.codes != NULL && p.scales != NULL);
+    p.x_memory = guarded_floats(n_tokens * k);
+    p.x = p.x_memory.data;
+    snprintf(p.name, sizeof p.name, "%s x %s, block %u, k %zu, %zu rows, %zu tokens",
+             weights->format->name, activations->format->name, weights->block, k, n_rows, n_tokens);
+    return p;
+}
+
+static void problem_free(problem *p)
+{
+    free(p->codes);
+    free(p->scales);
+    guarded_free(&p->x_memory);
+}
+
+/* Weights: quantized random rows, or (special kinds) any code and any scale. */
+static void problem_fill(problem *p, dice *d, data_kind w_kind, data_kind a_kind)
+{
+    float *row = malloc(p->k * sizeof *row);
+    for (size_t r = 0; r < p->n_rows; r++) {
+        uint8_t *codes = p->codes + r * p->code_bytes, *scales = p->scales + r * p->scale_count;
+        dice_fill(d, w_kind == DATA_SPECIAL ? DATA_NORMAL : w_kind, row, p->k);
+        mx_row_encode(&p->weights, row, p->k, 0, codes, scales);
+        if (w_kind != DATA_SPECIAL) {
+            continue;
+        }
+        for (size_t i = 0; i < p->k / 8 * p->weights.format->bits; i++) {
+            codes[i] = (uint8_t)dice_u32(d);
+        }
+        for (size_t i = 0; i < p->scale_count; i++) {
+            static const uint8_t edges[] = {0, 1, 2, 127, 253, 254, 255};
+            if (dice_below(d, 8) == 0) {
+                scales[i] = edges[dice_below(d, sizeof edges)];
+            }
+        }
+    }
+    free(row);
+    dice_fill(d, a_kind, p->x, p->n_tokens * p->k);
+}
+
+/* The product by one table: out [n_tokens][n_rows], through guarded buffers. */
+static void problem_run(const problem *p, const mx_kernels *table, float *out)
+{
+    size_t n_panels = (p->n_rows + 15) / 16, n_tiles = (p->n_tokens + 15) / 16;
+    size_t panel_bytes = table->int_panel_bytes(&p->weights, &p->activations, p->k);
+    size_t tile_bytes = table->int_tile_bytes(&p->weights, &p->activations, p->k);
+    assert_true(panel_bytes % 64 == 0 && tile_bytes % 64 == 0);
+    guarded panels = guarded_make(n_panels * panel_bytes, 64);
+    guarded tiles = guarded_make(n_tiles * tile_bytes, 64);
+    for (size_t i = 0; i < n_panels; i++) {
+        const uint8_t *codes[16], *scales[16];
+        size_t rows = p->n_rows - 16 * i < 16 ? p->n_rows - 16 * i : 16;
+        for (size_t r = 0; r < rows; r++) {
+            codes[r] = p->codes + (16 * i + r) * p->code_bytes;
+            scales[r] = p->scales + (16 * i + r) * p->scale_count;
+        }
+        table->int_panel_pack(&p->weights, &p->activations, p->k, codes, scales, rows,
+                              (uint8_t *)panels.data + i * panel_bytes);
+    }
+    for (size_t i = 0; i < n_tiles; i++) {
+        size_t tokens = p->n_tokens - 16 * i < 16 ? p->n_tokens - 16 * i : 16;
+        table->int_tile_pack(&p->weights, &p->activations, p->k, p->x + 16 * i * p->k, p->k, tokens,
+                             16 * i, (uint8_t *)tiles.data + i * tile_bytes);
+    }
+    /* Columns beyond n_rows must stay as they are, but for the last row there is
+     * nothing beyond. */
+    size_t stride = p->n_rows + 3;
+    guarded wide = guarded_floats((p->n_tokens - 1) * stride + p->n_rows);
+    float *to = wide.data;
+    mx_int_product product = {
+        .weights = &p->weights,
+        .activations = &p->activations,
+        .k = p->k,
+        .panels = panels.data,
+        .n_panels = n_panels,
+        .n_rows = p->n_rows,
+        .tiles = tiles.data,
+        .n_tokens = p->n_tokens,
+        .out = to,
+        .out_stride = stride,
+    };
+    table->int_product(&product);
+    for (size_t t = 0; t < p->n_tokens; t++) {
+        memcpy(out + t * p->n_rows, to + t * stride, p->n_rows * sizeof *out);
+        for (size_t i = p->n_rows; t + 1 < p->n_tokens && i < stride; i++) {
+            assert_int_equal(bits_of_float(to[t * stride + i]), 0xA5A5A5A5);
+        }
+    }
+    guarded_free(&panels);
+    guarded_free(&tiles);
+    guarded_free(&wide);
+}
+
+/* All tables against the first. */
+static void problem_compare(const problem *p, const ladder *all)
+{
+    size_t n = p->n_rows * p->n_tokens;
+    float *want = malloc(n * sizeof *want), *got = malloc(n * sizeof *got);
+    problem_run(p, &all->tables[0], want);
+    for (size_t i = 1; i < all->count; i++) {
+        char what[200];
+        snprintf(what, sizeof what, "%s: %s", all->tables[i].name, p->name);
+        problem_run(p, &all->tables[i], got);
+        assert_same(got, want, n, what);
+    }
+    free(want);
+    free(got);
+}
+
+/* Lengths at the edges of blocks, pieces and vectors. */
+static size_t pick_k(dice *d, uint32_t block)
+{
+    static const size_t axis[] = {1, 5, 16, 45, 64, 100, 260, 520, 1030};
+    if (block == 0) {
+        return axis[dice_below(d, MX_COUNT(axis))];
+    }
+    return block * (1 + dice_below(d, 4)) + (dice_below(d, 2) ? dice_below(d, block) : 0);
+}
+
+static void test_pairs(void **state)
+{
+    (void)state;
+    static const size_t rows[] = {1, 2, 15, 16, 17, 31, 32, 33, 49, 65};
+    static const size_t tokens[] = {1, 2, 3, 4, 5, 7, 8, 9, 15, 16, 17, 25, 33};
+    ladder all = ladder_make();
+    dice d = {.seed = 1};
+    for (size_t i = 0; i < MX_COUNT(int_formats) * MX_COUNT(int_formats) * MX_COUNT(blocks); i++) {
+        uint32_t block = blocks[i % MX_COUNT(blocks)];
+        mx_quant w = quant_make(int_formats[i / MX_COUNT(blocks) % 5], block);
+        mx_quant a = quant_make(int_formats[i / MX_COUNT(blocks) / 5], block);
+        for (int kinds = 0; kinds < DATA_KINDS * DATA_KINDS; kinds++) {
+            problem p = problem_make(&w, &a, pick_k(&d, block), rows[dice_below(&d, 10)],
+                                     tokens[dice_below(&d, 13)]);
+            assert_true(all.tables[0].int_supported(&w, &a, p.k));
+            problem_fill(&p, &d, kinds % DATA_KINDS, kinds / DATA_KINDS);
+            problem_compare(&p, &all);
+            problem_free(&p);
+        }
+    }
+}
+
+static void test_shapes(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 2};
+    mx_quant w = quant_make("fp4_e2m1", 32), a = quant_make("fp6_e2m3", 32);
+    for (size_t rows = 1; rows <= 33; rows++) {
+        for (size_t tokens = 1; tokens <= 33; tokens++) {
+            problem p = problem_make(&w, &a, 64, rows, tokens);
+            problem_fill(&p, &d, DATA_NORMAL, DATA_WIDE);
+            problem_compare(&p, &all);
+            problem_free(&p);
+        }
+    }
+    static const size_t many[] = {63, 64, 65, 127, 128, 129, 137, 257};
+    for (size_t i = 0; i < MX_COUNT(many); i++) {
+        for (int block = 0; block <= 32; block += 32) { /* axis: blocks of several pieces */
+            mx_quant w8 = quant_make("int8", (uint32_t)block),
+                     w4 = quant_make("fp4_e2m1", (uint32_t)block);
+            mx_quant a8 = quant_make("int8", (uint32_t)block);
+            problem p = problem_make(i % 2 ? &w8 : &w4, &a8, 328, 35, many[i]);
+            problem_fill(&p, &d, DATA_NORMAL, DATA_SPECIAL);
+            problem_compare(&p, &all);
+            problem_free(&p);
+        }
+    }
+}
+
+/* Largest values everywhere: sums at the limits of every intermediate width. */
+static void test_saturated(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    for (size_t i = 0; i < 25 * MX_COUNT(blocks); i++) {
+        uint32_t block = blocks[i % MX_COUNT(blocks)];
+        mx_quant w = quant_make(int_formats[i / MX_COUNT(blocks) % 5], block);
+        mx_quant a = quant_make(int_formats[i / MX_COUNT(blocks) / 5], block);
+        for (int signs = 0; signs < 8; signs++) {
+            problem p = problem_make(&w, &a, 2080, 17, 5 + 12 * (size_t)(signs % 2));
+            float *row = malloc(p.k * sizeof *row);
+            for (size_t r = 0; r < p.n_rows; r++) {
+                for (size_t j = 0; j < p.k; j++) {
+                    row[j] = (signs & 2) && j % 2 ? -1.99f * a.format->max : w.format->max;
+                }
+                mx_row_encode(&w, row, p.k, 0, p.codes + r * p.code_bytes,
+                              p.scales + r * p.scale_count);
+                if (signs & 4 && w.format->kind == MX_KIND_INT) { /* the code beyond -max */
+                    memset(p.codes + r * p.code_bytes,
+                           w.format->bits == 8   ? 0x80
+                           : w.format->bits == 4 ? 0x88
+                                                 : 0xAA,
+                           p.code_bytes);
+                }
+            }
+            for (size_t j = 0; j < p.n_tokens * p.k; j++) {
+                p.x[j] = (signs & 1) && j % 3 ? -a.format->max : a.format->max;
+            }
+            free(row);
+            problem_compare(&p, &all);
+            problem_free(&p);
+        }
+    }
+}
+
+/* A packed row's values in double, where no scale overflows. */
+static void row_values(const mx_quant *quant, const uint8_t *packed, const uint8_t *scales,
+                       size_t n, double *values)
+{
+    uint8_t codes[2100];
+    size_t block = mx_quant_block(quant, n);
+    mx_codes_unpack(packed, n, quant->format->bits, codes);
+    for (size_t i = 0; i < n; i++) {
+        uint8_t scale = scales[i / block];
+        double factor = scale == 255 ? (double)NAN : ldexp(1, scale - 127);
+        values[i] = factor * (double)quant->format->decode(quant->format, codes[i]);
+    }
+}
+
+/* The reference against block dots of dequantized values in double, where they are
+ * exact, each rounded to fp32 and added in fp32. */
+static void test_reference(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 3};
+    for (size_t i = 0; i < 25 * MX_COUNT(blocks) * DATA_KINDS; i++) {
+        data_kind kind = i % DATA_KINDS;
+        uint32_t block = blocks[i / DATA_KINDS % MX_COUNT(blocks)];
+        mx_quant w = quant_make(int_formats[i / DATA_KINDS / MX_COUNT(blocks) % 5], block);
+        mx_quant a = quant_make(int_formats[i / DATA_KINDS / MX_COUNT(blocks) / 5], block);
+        problem p = problem_make(&w, &a, pick_k(&d, block), 3, 2);
+        problem_fill(&p, &d, kind, kind);
+        float out[6];
+        double wf[2100], af[2100];
+        uint8_t codes[2100], scales[2100];
+        problem_run(&p, &all.tables[0], out);
+        for (size_t j = 0; j < 6; j++) {
+            size_t r = j % 3, t = j / 3, length = mx_quant_block(&w, p.k);
+            row_values(&w, p.codes + r * p.code_bytes, p.scales + r * p.scale_count, p.k, wf);
+            mx_row_encode(&a, p.x + t * p.k, p.k, t, codes, scales);
+            row_values(&a, codes, scales, p.k, af);
+            float acc = 0;
+            for (size_t b = 0; b < p.k; b += length) {
+                double dot = 0;
+                for (size_t e = b; e < p.k && e < b + length; e++) {
+                    dot += wf[e] * af[e];
+                }
+                acc += (float)dot;
+            }
+            assert_same(&out[j], &acc, 1, p.name);
+        }
+        problem_free(&p);
+    }
+}
+
+/* Weights that pick one column each: the product shows every quantized activation. */
+static void test_tile_pack(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 4};
+    for (size_t i = 0; i < 5 * MX_COUNT(blocks) * 4 * 4 * 3; i++) {
+        uint32_t block = blocks[i % MX_COUNT(blocks)];
+        mx_quant w = quant_make("fp4_e2m1", block);
+        mx_quant a = quant_make(int_formats[i / MX_COUNT(blocks) % 5], block);
+        a.round = (mx_round)(i / MX_COUNT(blocks) / 5 % 4);
+        a.rule = (mx_scale_rule)(i / MX_COUNT(blocks) / 20 % 4);
+        a.flush_subnormals = i % 2;
+        a.seed = i;
+        size_t k = block == 0 ? 83 : block * 2 + 5;
+        problem p = problem_make(&w, &a, k, k, 19);
+        problem_fill(&p, &d, DATA_NORMAL, (data_kind)(i / MX_COUNT(blocks) / 80));
+        float *row = calloc(k, sizeof *row), *want = malloc(k * sizeof *want);
+        float *out = malloc(k * 19 * sizeof *out);
+        for (size_t r = 0; r < k; r++) {
+            row[r] = 1;
+            mx_row_encode(&w, row, k, 0, p.codes + r * p.code_bytes, p.scales + r * p.scale_count);
+            row[r] = 0;
+        }
+        for (size_t table = 0; table < all.count; table++) {
+            problem_run(&p, &all.tables[table], out);
+            for (size_t t = 0; t < 19; t++) {
+                mx_row_cast(&a, p.x + t * k, k, t, want);
+                float poison = 0; /* a NaN block of a token is in all its sums */
+                for (size_t j = 0; j < k; j++) {
+                    poison = isnan(want[j]) ? NAN : poison;
+                }
+                for (size_t j = 0; j < k; j++) {
+                    want[j] += poison; /* and a sum is never -0 */
+                }
+                assert_same(out + t * k, want, k, p.name);
+            }
+        }
+        free(row);
+        free(want);
+        free(out);
+        problem_free(&p);
+    }
+}
+
+/* A token's result does not depend on its neighbours. */
+static void test_batch(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 5};
+    mx_quant w = quant_make("fp4_e2m1", 32), a = quant_make("fp6_e2m3", 32);
+    problem p = problem_make(&w, &a, 576, 48, 40);
+    problem_fill(&p, &d, DATA_NORMAL, DATA_WIDE);
+    float together[48 * 40], alone[48];
+    for (size_t i = 0; i < all.count; i++) {
+        problem_run(&p, &all.tables[i], together);
+        for (size_t t = 0; t < p.n_tokens; t++) {
+            problem one = p;
+            one.x = p.x + t * p.k;
+            one.n_tokens = 1;
+            problem_run(&one, &all.tables[i], alone);
+            assert_same(alone, together + t * 48, 48, all.tables[i].name);
+        }
+    }
+    problem_free(&p);
+}
+
+static void test_supported(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    mx_quant e2m1 = quant_make("fp4_e2m1", 32), int8 = quant_make("int8", 32);
+    mx_quant e4m3 = quant_make("fp8_e4m3", 32), other = quant_make("int8", 16), none = {0};
+    mx_quant odd = quant_make("int8", 12), axis = quant_make("int8", 0);
+    for (size_t i = 0; i < all.count; i++) {
+        const mx_kernels *t = &all.tables[i];
+        assert_true(t->int_supported(&e2m1, &int8, 100));
+        assert_true(t->int_supported(&int8, &axis, 20)); /* one block either way */
+        assert_false(t->int_supported(&e2m1, &e4m3, 64));
+        assert_false(t->int_supported(&e4m3, &int8, 64));
+        assert_false(t->int_supported(&e2m1, &other, 64));
+        assert_false(t->int_supported(&none, &int8, 64));
+        assert_false(t->int_supported(&int8, &none, 64));
+        assert_false(t->int_supported(&odd, &odd, 64));
+        assert_false(t->int_supported(&int8, &int8, 0));
+        assert_true(t->int_supported(&axis, &axis, 131071));
+        assert_false(t->int_supported(&axis, &axis, 131072)); /* 128 * 128 * 2^17 = 2^31 */
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_supported), cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_tile_pack), cmocka_unit_test(test_saturated),
+        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_batch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
