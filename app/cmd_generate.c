@@ -24,7 +24,7 @@ static bool emit_text(void *ctx, const char *text, size_t length)
 
 static void print_rate(const char *what, uint32_t tokens, double seconds)
 {
-    fprintf(stderr, "%s %u tokens in %.2f s", what, tokens, seconds);
+    fprintf(stderr, "%s %u token%s in %.2f s", what, tokens, tokens == 1 ? "" : "s", seconds);
     if (seconds > 0.0 && tokens > 0) {
         fprintf(stderr, ", %.1f tokens/s", tokens / seconds);
     }

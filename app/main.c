@@ -25,6 +25,7 @@ void app_error(const char *fmt, ...)
     va_list args;
     va_start(args, fmt);
     app_progress_end();
+    fflush(stdout); /* where both go to one place, in the order of events */
     fputs("mxlm: ", stderr);
     vfprintf(stderr, fmt, args);
     fputc('\n', stderr);
@@ -94,8 +95,9 @@ static int run(int argc, char **argv)
         return APP_OK;
     }
     if (strcmp(argv[1], "help") == 0) { /* mxlm help VERB */
+        static char help[] = "--help"; /* outlives this block, as argv must */
         argv[1] = argv[2];
-        argv[2] = (char[]){"--help"};
+        argv[2] = help;
     }
     const verb *found = find_verb(argv[1]);
     if (found == NULL) {

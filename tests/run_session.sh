@@ -4,8 +4,8 @@
 # usage: tests/run_session.sh [--update] MXLM FILE.session
 #   $ COMMAND      run by bash; "> " lines continue it
 #   OUTPUT         stdout and stderr together, then "[exit N]" when N is not 0
-# Lines before the first command are comments. --update rewrites the outputs: read the
-# diff before you commit it.
+#   // TEXT        a comment, kept
+# --update rewrites the outputs: read the diff before you commit it.
 # Each session runs in an empty folder of its own, where `golden` and `fixtures` are links
 # to tests/golden and tests/app/fixtures, and `mxlm` is the program.
 set -euo pipefail
@@ -26,6 +26,17 @@ ln -s "$program" "$work/bin/mxlm"
 ln -s "$tests/golden" "$work/home/golden"
 ln -s "$tests/app/fixtures" "$work/home/fixtures"
 actual=$work/actual
+# "... | steady": times, rates, memory use and the machine vary, so they read N; the widths
+# of a table's columns follow.
+cat >"$work/bin/steady" <<'END'
+#!/bin/sh
+sed -E '/runtime|speed|peak resident/s/[-+−]?[0-9.]+ *(%|[a-zA-Z/]+)/N \1/g
+    /^\|/s/ +/ /g
+    /^\|/s/--+/--/g
+    /^  time /s/[0-9.]+ /N /g
+    s/\((ref|avx2|avx512|neon), [0-9]+ threads?\)/(ISA, N threads)/'
+END
+chmod +x "$work/bin/steady"
 
 # Nothing of the user's environment may show in the output.
 export PATH="$work/bin:$PATH" LC_ALL=C.UTF-8 HOME="$work/home" XDG_CACHE_HOME="$work/home/.cache"
@@ -35,36 +46,40 @@ command=
 execute() {
     [ -n "$command" ] || return 0
     local code=0
-    (cd "$work/home" && bash -c "$command" </dev/null 2>&1) >>"$actual" || code=$?
+    (cd "$work/home" && bash -c "$command" </dev/null 2>&1) >"$work/output" || code=$?
+    cat "$work/output" >>"$actual"
     # Output that ends without a newline is shown as such.
-    if [ -s "$actual" ] && [ -n "$(tail -c 1 "$actual")" ]; then
+    if [ -n "$(tail -c 1 "$work/output")" ]; then
         printf '\n[no newline]\n' >>"$actual"
     fi
     [ "$code" -eq 0 ] || echo "[exit $code]" >>"$actual"
     command=
 }
 
+: >"$actual"
 seen_command=false
+continuing=false
 while IFS= read -r line; do
     case $line in
+    '//'*)
+        execute
+        continuing=false
+        echo "$line" >>"$actual"
+        ;;
     '$ '*)
         execute
         seen_command=true
+        continuing=true
         command=${line#\$ }
         echo "$line" >>"$actual"
-        continuing=true
         ;;
-    '> '* | '>')
-        if [ "${continuing:-false}" = true ]; then
-            line_text=${line#>}
-            command+=$'\n'${line_text# }
+    '> '*)
+        if $continuing; then
+            command+=$'\n'${line#> }
             echo "$line" >>"$actual"
         fi
         ;;
-    *)
-        continuing=false
-        $seen_command || echo "$line" >>"$actual"
-        ;;
+    *) continuing=false ;;
     esac
 done <"$session"
 execute
