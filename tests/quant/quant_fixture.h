@@ -1,0 +1,203 @@
+/* What the tests of quantization share: settings, temporary folders, runs, and
+ * folders compared byte by byte. */
+#ifndef MX_TEST_QUANT_FIXTURE_H
+#define MX_TEST_QUANT_FIXTURE_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "io/checkpoint.h"
+#include "quant/quantize.h"
+
+#include <dirent.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+enum { FIXTURE_PATH = 4096 };
+
+/* Fails the test with the library's own line. */
+#define fixture_ok(expr, err)                                                                      \
+    do {                                                                                           \
+        if ((expr) != MX_OK) {                                                                     \
+            fail_msg("%s: %s", #expr, (err).text);                                                 \
+        }                                                                                          \
+    } while (0)
+
+/* The call fails with `wanted`, and its one line holds `words`. */
+#define fixture_fails(expr, wanted, words, err)                                                    \
+    do {                                                                                           \
+        assert_int_equal(expr, wanted);                                                            \
+        if (strstr((err).text, words) == NULL || strchr((err).text, '\n') != NULL) {               \
+            fail_msg("%s: \"%s\" is not in \"%s\"", #expr, words, (err).text);                     \
+        }                                                                                          \
+    } while (0)
+
+/* tests/golden/NAME into path [FIXTURE_PATH]. */
+static inline void fixture_golden(const char *name, char *path)
+{
+    const char *dir = getenv("MXLM_TEST_DIR");
+    if (dir == NULL) {
+        fail_msg("MXLM_TEST_DIR is not set: run this through ctest");
+    }
+    snprintf(path, FIXTURE_PATH, "%s/golden/%s", dir, name);
+}
+
+/* ---- temporary folders ------------------------------------------------------- */
+
+/* Removes a folder, its files and its folders' files. */
+static inline void fixture_remove(const char *path)
+{
+    DIR *folder = opendir(path);
+    if (folder != NULL) {
+        for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+            char below[FIXTURE_PATH];
+            if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
+                continue;
+            }
+            snprintf(below, sizeof below, "%s/%s", path, entry->d_name);
+            if (unlink(below) != 0) {
+                fixture_remove(below);
+            }
+        }
+        closedir(folder);
+        rmdir(path);
+    }
+}
+
+static char fixture_dir[64]; /* of this test program */
+
+static inline int fixture_setup(void **state)
+{
+    (void)state;
+    snprintf(fixture_dir, sizeof fixture_dir, "/tmp/mxlm-quant-XXXXXX");
+    return mkdtemp(fixture_dir) != NULL ? 0 : -1;
+}
+
+static inline int fixture_teardown(void **state)
+{
+    (void)state;
+    fixture_remove(fixture_dir);
+    return 0;
+}
+
+/* A path in the temporary folder, in one of eight buffers. */
+static inline const char *fixture_path(const char *name)
+{
+    static char paths[8][FIXTURE_PATH];
+    static unsigned next;
+    char *path = paths[next++ % 8];
+    snprintf(path, FIXTURE_PATH, "%s/%s", fixture_dir, name);
+    return path;
+}
+
+static inline size_t fixture_count(const char *dir)
+{
+    size_t count = 0;
+    DIR *folder = opendir(dir);
+    if (folder == NULL) {
+        return 0;
+    }
+    while (readdir(folder) != NULL) {
+        count++;
+    }
+    closedir(folder);
+    return count - 2;
+}
+
+/* Both folders hold the same names with the same bytes. */
+static inline void fixture_same_folders(const char *a, const char *b)
+{
+    DIR *folder = opendir(a);
+    assert_non_null(folder);
+    assert_int_equal(fixture_count(a), fixture_count(b));
+    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        char path_a[FIXTURE_PATH], path_b[FIXTURE_PATH];
+        mx_map map_a, map_b;
+        mx_error err = {0};
+        if (entry->d_name[0] == '.') {
+            assert_true(strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
+            continue;
+        }
+        snprintf(path_a, sizeof path_a, "%s/%s", a, entry->d_name);
+        snprintf(path_b, sizeof path_b, "%s/%s", b, entry->d_name);
+        fixture_ok(mx_map_open(path_a, &map_a, &err), err);
+        fixture_ok(mx_map_open(path_b, &map_b, &err), err);
+        if (map_a.size != map_b.size || memcmp(map_a.data, map_b.data, map_a.size) != 0) {
+            fail_msg("%s and %s differ", path_a, path_b);
+        }
+        mx_map_close(&map_a);
+        mx_map_close(&map_b);
+    }
+    closedir(folder);
+}
+
+/* ---- runs ---------------------------------------------------------------------- */
+
+/* Settings written "key=value key=value". */
+static inline mx_specs *fixture_specs(const char *settings)
+{
+    mx_error err = {0};
+    mx_specs *specs;
+    char text[512];
+    fixture_ok(mx_specs_create(&specs, &err), err);
+    snprintf(text, sizeof text, "%s", settings);
+    for (char *rest = text, *word; (word = strtok_r(rest, " ", &rest)) != NULL;) {
+        char *value = strchr(word, '=');
+        assert_non_null(value);
+        *value++ = '\0';
+        fixture_ok(mx_specs_set(specs, word, value, &err), err);
+    }
+    return specs;
+}
+
+#define FIXTURE_W4A6 "weights=mxfp4_e2m1 activations=mxfp6_e2m3 block=32 round=even"
+
+typedef struct fixture_run {
+    const char *settings;
+    mx_quantize_options options;
+    uint64_t shard_bytes;
+    mx_watch watch;
+} fixture_run;
+
+static inline mx_status fixture_quantize(const char *model, const char *out, fixture_run run,
+                                         char **summary, mx_error *err)
+{
+    mx_specs *specs = fixture_specs(run.settings != NULL ? run.settings : FIXTURE_W4A6);
+    mx_status status = mx_quantize_write(model, out, specs, &run.options, run.shard_bytes,
+                                         run.watch, summary, err);
+    mx_specs_free(specs);
+    return status;
+}
+
+static inline mx_checkpoint *fixture_open(const char *path)
+{
+    mx_error err = {0};
+    mx_checkpoint *checkpoint;
+    fixture_ok(mx_checkpoint_open(path, &checkpoint, &err), err);
+    return checkpoint;
+}
+
+/* Row `row` of a stored tensor in fp32, malloc'd [n_cols]. */
+static inline float *fixture_row(const mx_rows *rows, uint64_t row)
+{
+    float *x = malloc((rows->n_cols + 1) * sizeof *x);
+    assert_non_null(x);
+    mx_dtype_get(rows->tensor->dtype)->decode(mx_rows_at(rows, row), rows->n_cols, x);
+    return x;
+}
+
+static inline mx_rows fixture_rows(const mx_checkpoint *checkpoint, const char *name)
+{
+    mx_error err = {0};
+    mx_rows rows;
+    fixture_ok(mx_checkpoint_rows(checkpoint, name, &rows, &err), err);
+    return rows;
+}
+
+#endif
