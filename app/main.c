@@ -95,7 +95,7 @@ static int run(int argc, char **argv)
         return APP_OK;
     }
     if (strcmp(argv[1], "help") == 0) { /* mxlm help VERB */
-        static char help[] = "--help"; /* outlives this block, as argv must */
+        static char help[] = "--help";  /* outlives this block, as argv must */
         argv[1] = argv[2];
         argv[2] = help;
     }
