@@ -1,0 +1,303 @@
+#include "eval/compare.h"
+#include "eval/md_table.h"
+
+#include <math.h>
+#include <string.h>
+
+/* A bare "–" stands for what a file does not tell. */
+#define ABSENT "–"
+
+static const char *sign(double value)
+{
+    return value < 0 ? "−" : "+";
+}
+
+/* " ± x" when there is a standard error. */
+static void add_stderr(mx_str *cell, double stderror, const char *fmt_unit, int digits)
+{
+    if (!isnan(stderror)) {
+        mx_str_addf(cell, " ± %.*f%s", digits, stderror, fmt_unit);
+    }
+}
+
+static void table_take(mx_md_table *table, mx_str *cell)
+{
+    mx_md_table_addf(table, "%s", cell->data != NULL ? cell->data : "");
+    table->failed = table->failed || cell->failed;
+    mx_str_free(cell);
+}
+
+/* ---- rows of a task ------------------------------------------------------------ */
+
+static void add_metric(mx_md_table *table, mx_compare_metric_id id, const mx_compare_metric *metric)
+{
+    mx_str cell = {0};
+    double scale = id == MX_COMPARE_ACC ? 100 : 1;
+    int digits = id == MX_COMPARE_BITS ? 4 : 2;
+    if (isnan(metric->value)) {
+        mx_str_add(&cell, ABSENT);
+    } else {
+        mx_str_addf(&cell, "%.*f", digits, scale * metric->value);
+        add_stderr(&cell, scale * metric->stderror, "", digits);
+        mx_str_add(&cell, id == MX_COMPARE_ACC ? " %" : "");
+    }
+    table_take(table, &cell);
+}
+
+/* The change of a metric and its paired standard error. */
+static void add_metric_change(mx_md_table *table, mx_compare_metric_id id,
+                              const mx_compare_task *base, const mx_compare_task *other,
+                              const mx_compare_difference *difference)
+{
+    mx_str cell = {0};
+    double from = base->metrics[id].value, to = other->metrics[id].value;
+    if (isnan(from) || isnan(to)) {
+        mx_str_add(&cell, ABSENT);
+    } else if (id == MX_COMPARE_ACC) {
+        mx_str_addf(&cell, "%s%.2f", sign(difference->acc), 100 * fabs(difference->acc));
+        add_stderr(&cell, 100 * difference->acc_stderr, "", 2);
+        mx_str_add(&cell, " points");
+    } else {
+        mx_str_addf(&cell, "%s%.1f %%", sign(to - from), 100 * fabs(to / from - 1));
+        if (!isnan(difference->log_ratio[id])) {
+            mx_str_addf(&cell, " (ln %s%.4f", sign(difference->log_ratio[id]),
+                        fabs(difference->log_ratio[id]));
+            add_stderr(&cell, difference->log_ratio_stderr[id], "", 4);
+            mx_str_add(&cell, ")");
+        }
+    }
+    table_take(table, &cell);
+}
+
+static void add_metric_row(const mx_compare_report *report, size_t t, mx_compare_metric_id id,
+                           mx_md_table *table)
+{
+    const mx_compare_task *const *tasks = &report->tasks[t * report->n_files];
+    if (isnan(tasks[0]->metrics[id].value)) {
+        return;
+    }
+    mx_md_table_addf(table, "%s %s", tasks[0]->name, mx_compare_metric_title(id));
+    add_metric(table, id, &tasks[0]->metrics[id]);
+    for (size_t f = 1; f < report->n_files; f++) {
+        add_metric(table, id, &tasks[f]->metrics[id]);
+        add_metric_change(table, id, tasks[0], tasks[f],
+                          &report->differences[t * report->n_files + f]);
+    }
+}
+
+/* Answers that changed, with McNemar's test of them. */
+static void add_flips_row(const mx_compare_report *report, size_t t, mx_md_table *table)
+{
+    const mx_compare_task *base = report->tasks[t * report->n_files];
+    if (base->text) {
+        return;
+    }
+    mx_md_table_addf(table, "%s answers lost / gained of %zu, McNemar p", base->name, base->count);
+    mx_md_table_addf(table, "%s", "");
+    for (size_t f = 1; f < report->n_files; f++) {
+        const mx_mcnemar *test = &report->differences[t * report->n_files + f].mcnemar;
+        mx_md_table_addf(table, "%llu / %llu", (unsigned long long)test->lost,
+                         (unsigned long long)test->gained);
+        /* Beyond double's range the p is told as a bound. */
+        bool tiny = test->p < 1e-300;
+        mx_md_table_addf(table, "p %s %.2g (%s)", tiny ? "<" : "=", tiny ? 1e-300 : test->p,
+                         test->exact ? "exact" : "chi-square");
+    }
+}
+
+/* ---- rows of sizes and times --------------------------------------------------- */
+
+typedef enum value_unit { UNIT_BYTES, UNIT_BITS, UNIT_PERCENT, UNIT_SECONDS, UNIT_RATE } value_unit;
+
+static void add_value(mx_md_table *table, double value, value_unit unit)
+{
+    if (isnan(value)) {
+        mx_md_table_addf(table, ABSENT);
+    } else if (unit == UNIT_BITS) {
+        mx_md_table_addf(table, "%.2f bits", value);
+    } else if (unit == UNIT_PERCENT) {
+        mx_md_table_addf(table, "%.1f %%", value);
+    } else if (unit == UNIT_SECONDS) {
+        mx_md_table_addf(table, "%.1f s", value);
+    } else if (unit == UNIT_RATE) {
+        mx_md_table_addf(table, "%.0f tokens/s", value);
+    } else if (value >= 1e9) {
+        mx_md_table_addf(table, "%.2f GB", value / 1e9);
+    } else if (value >= 1e6) {
+        mx_md_table_addf(table, "%.1f MB", value / 1e6);
+    } else {
+        mx_md_table_addf(table, "%.1f kB", value / 1e3);
+    }
+}
+
+static void add_value_change(mx_md_table *table, double from, double to)
+{
+    if (isnan(from) || isnan(to) || !(from > 0)) {
+        mx_md_table_addf(table, ABSENT);
+    } else {
+        mx_md_table_addf(table, "%s%.1f %%", sign(to - from), 100 * fabs(to / from - 1));
+    }
+}
+
+/* values [n_files]; nothing when no file tells. */
+static void add_value_row(mx_md_table *table, const char *title, const double *values,
+                          size_t n_files, value_unit unit)
+{
+    bool any = false;
+    for (size_t f = 0; f < n_files; f++) {
+        any = any || !isnan(values[f]);
+    }
+    if (!any) {
+        return;
+    }
+    mx_md_table_addf(table, "%s", title);
+    add_value(table, values[0], unit);
+    for (size_t f = 1; f < n_files; f++) {
+        add_value(table, values[f], unit);
+        add_value_change(table, values[0], values[f]);
+    }
+}
+
+static void add_size_rows(const mx_compare_report *report, mx_md_table *table)
+{
+    enum { ROWS = 6 };
+    static const struct {
+        const char *title;
+        value_unit unit;
+    } rows[ROWS] = {
+        {"weights, projections", UNIT_BYTES},
+        {"weights, projections, share of fp32", UNIT_PERCENT},
+        {"weights, total", UNIT_BYTES},
+        {"memory, peak resident", UNIT_BYTES},
+        {"activations, an element", UNIT_BITS},
+        {"activations, a token", UNIT_BYTES},
+    };
+    double values[ROWS][MX_COMPARE_MAX_FILES];
+    for (size_t f = 0; f < report->n_files; f++) {
+        const mx_compare_sizes *sizes = &report->files[f].sizes;
+        values[0][f] = sizes->projection_bytes;
+        values[1][f] = 100 * sizes->projection_bytes / sizes->projection_bytes_fp32;
+        values[2][f] = sizes->total_bytes;
+        values[3][f] = sizes->peak_resident_bytes;
+        values[4][f] = sizes->activation_bits;
+        values[5][f] = sizes->activation_bytes_token;
+    }
+    for (size_t r = 0; r < ROWS; r++) {
+        add_value_row(table, rows[r].title, values[r], report->n_files, rows[r].unit);
+    }
+}
+
+static void add_time_rows(const mx_compare_report *report, size_t t, mx_md_table *table)
+{
+    double seconds[MX_COMPARE_MAX_FILES], rates[MX_COMPARE_MAX_FILES];
+    mx_str title = {0};
+    for (size_t f = 0; f < report->n_files; f++) {
+        const mx_compare_task *task = report->tasks[t * report->n_files + f];
+        /* A resumed run's seconds are of a part of the documents only. */
+        seconds[f] = task->resumed > 0 ? NAN : task->seconds;
+        rates[f] = task->tokens_per_second > 0 ? task->tokens_per_second : NAN;
+    }
+    const char *name = report->tasks[t * report->n_files]->name;
+    mx_str_addf(&title, "%s runtime", name);
+    add_value_row(table, title.data != NULL ? title.data : "", seconds, report->n_files,
+                  UNIT_SECONDS);
+    table->failed = table->failed || title.failed;
+    mx_str_free(&title);
+    mx_str_addf(&title, "%s speed", name);
+    add_value_row(table, title.data != NULL ? title.data : "", rates, report->n_files, UNIT_RATE);
+    table->failed = table->failed || title.failed;
+    mx_str_free(&title);
+}
+
+/* ---- the whole ------------------------------------------------------------------ */
+
+static void add_header(const mx_compare_report *report, mx_md_table *table)
+{
+    mx_md_table_addf(table, "metric");
+    for (size_t f = 0; f < report->n_files; f++) {
+        mx_md_table_addf(table, "%s", report->files[f].specs);
+        if (f > 0) {
+            mx_md_table_addf(table, "change");
+        }
+    }
+    for (size_t c = 1; c < table->columns; c++) {
+        table->right[c] = true;
+    }
+}
+
+/* Outside text on a line of its own. */
+static void add_plain(mx_str *out, const char *text)
+{
+    for (; *text != '\0'; text++) {
+        unsigned char c = (unsigned char)*text;
+        char plain = c < 0x20 || c == 0x7F ? '?' : *text;
+        mx_str_add_bytes(out, &plain, 1);
+    }
+}
+
+static void add_files(const mx_compare_report *report, mx_str *out)
+{
+    for (size_t f = 0; f < report->n_files; f++) {
+        const mx_compare_file *file = &report->files[f];
+        mx_str_addf(out, "- %s: ", f == 0 ? "baseline" : "new");
+        add_plain(out, file->path);
+        mx_str_add(out, ": ");
+        add_plain(out, file->model);
+        mx_str_add(out, ", ");
+        add_plain(out, file->specs);
+        mx_str_add(out, " (");
+        add_plain(out, file->isa);
+        mx_str_addf(out, ", %lld threads)\n", (long long)file->threads);
+    }
+    mx_str_add(out, "\n");
+}
+
+static void add_notes(const mx_compare_report *report, mx_str *out)
+{
+    mx_str_add(out, "\n± is one standard error; that of a change is paired by document. "
+                    "ln: the change of the perplexity's logarithm.\n");
+    for (size_t t = 0; t < report->n_tasks; t++) {
+        if (strcmp(report->tasks[t * report->n_files]->name, "cloze") == 0) {
+            mx_str_add(out, "cloze is mxlm's own set of embedded passages: its figures are not "
+                            "LAMBADA's.\n");
+        }
+    }
+    for (size_t i = 0; i < report->n_dropped; i++) {
+        mx_str_add(out, i == 0 ? "Left out, because not every file has it: " : ", ");
+        add_plain(out, report->dropped[i]);
+    }
+    mx_str_add(out, report->n_dropped > 0 ? "\n" : "");
+}
+
+static void add_rows(const mx_compare_report *report, mx_md_table *table)
+{
+    add_header(report, table);
+    for (size_t t = 0; t < report->n_tasks; t++) {
+        add_metric_row(report, t, MX_COMPARE_ACC, table);
+        add_flips_row(report, t, table);
+        for (int id = MX_COMPARE_PERPLEXITY; id < MX_COMPARE_METRICS; id++) {
+            add_metric_row(report, t, (mx_compare_metric_id)id, table);
+        }
+    }
+    add_size_rows(report, table);
+    for (size_t t = 0; t < report->n_tasks; t++) {
+        add_time_rows(report, t, table);
+    }
+}
+
+mx_status mx_compare_markdown(const mx_compare_report *report, char **out, mx_error *err)
+{
+    mx_md_table table = {.columns = 2 * report->n_files};
+    mx_str text = {0};
+    *out = NULL;
+    add_files(report, &text);
+    add_rows(report, &table);
+    mx_status status = mx_md_table_render(&table, &text, err);
+    if (status == MX_OK) {
+        add_notes(report, &text);
+        status = mx_str_take(&text, out, err);
+    }
+    mx_str_free(&text);
+    mx_md_table_free(&table);
+    return status;
+}
