@@ -1,0 +1,128 @@
+/* What the tests of src/io share: paths, temporary folders, files made of bytes. */
+#ifndef MX_TEST_IO_FIXTURE_H
+#define MX_TEST_IO_FIXTURE_H
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+/* cmocka wants the four above first. */
+#include <cmocka.h>
+
+#include "base/file.h"
+#include "base/str.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define assert_ok(expr)                                                                            \
+    do {                                                                                           \
+        mx_error error_ = {0};                                                                     \
+        mx_error *err = &error_;                                                                   \
+        if ((expr) != MX_OK) {                                                                     \
+            fail_msg("%s: %s", #expr, error_.text);                                                \
+        }                                                                                          \
+    } while (0)
+
+/* Fails unless the error's text holds `part` and is one line. */
+static inline void expect_text(const mx_error *err, const char *part)
+{
+    assert_null(strchr(err->text, '\n'));
+    if (strstr(err->text, part) == NULL) {
+        fail_msg("error '%s' does not say '%s'", err->text, part);
+    }
+}
+
+/* "MXLM_TEST_DIR/golden/name" in malloc'd memory. */
+static inline char *golden_path(const char *name)
+{
+    const char *root = getenv("MXLM_TEST_DIR");
+    mx_str path = {0};
+    char *out = NULL;
+    mx_str_addf(&path, "%s/golden/%s", root != NULL ? root : "tests", name);
+    assert_int_equal(mx_str_take(&path, &out, NULL), MX_OK);
+    return out;
+}
+
+/* The shared file, malloc'd; the test is skipped when it is not here. */
+static inline char *data_path_or_skip(const char *name)
+{
+    const char *root = getenv("MXLM_DATA_DIR");
+    char *path = root == NULL ? NULL : mx_path_join(root, name);
+    if (path == NULL || !mx_path_is_file(path)) {
+        print_message("skipped: no %s in MXLM_DATA_DIR\n", name);
+        free(path);
+        skip();
+    }
+    return path;
+}
+
+/* The real checkpoint, malloc'd, or skip. */
+static inline char *smollm2_path_or_skip(void)
+{
+    const char *given = getenv("MXLM_SMOLLM2_GGUF"), *cache = getenv("XDG_CACHE_HOME");
+    const char *home = getenv("HOME");
+    mx_str path = {0};
+    if (given != NULL) {
+        mx_str_add(&path, given);
+    } else {
+        mx_str_add(&path, cache != NULL ? cache : home != NULL ? home : ".");
+        mx_str_add(&path, cache != NULL ? "/" : "/.cache/");
+        mx_str_add(&path, "mxlm/SmolLM2-135M-Instruct.Q4_1.gguf");
+    }
+    char *out = NULL;
+    assert_int_equal(mx_str_take(&path, &out, NULL), MX_OK);
+    if (!mx_path_is_file(out)) {
+        print_message("skipped: no %s\n", out);
+        free(out);
+        skip();
+    }
+    return out;
+}
+
+/* A new temporary folder, malloc'd. */
+static inline char *make_folder(void)
+{
+    const char *tmp = getenv("TMPDIR");
+    char *path = mx_path_join(tmp != NULL ? tmp : "/tmp", "mxlm-test-XXXXXX");
+    assert_non_null(path);
+    assert_non_null(mkdtemp(path));
+    return path;
+}
+
+/* Removes the files `names` (NULL-terminated) of a folder, the folder, and frees. */
+static inline void remove_folder(char *folder, const char *const *names)
+{
+    for (; *names != NULL; names++) {
+        char *path = mx_path_join(folder, *names);
+        unlink(path);
+        free(path);
+    }
+    assert_int_equal(rmdir(folder), 0);
+    free(folder);
+}
+
+static inline void write_text(const char *folder, const char *name, const char *text)
+{
+    char *path = mx_path_join(folder, name);
+    assert_ok(mx_file_write(path, text, strlen(text), err));
+    free(path);
+}
+
+static inline void read_bytes(const char *path, uint8_t **data, size_t *size)
+{
+    assert_ok(mx_file_read(path, 1u << 30, (char **)data, size, err));
+}
+
+/* A copy in its own allocation, so that reading past the end is seen. */
+static inline uint8_t *exact_copy(const uint8_t *data, size_t size)
+{
+    uint8_t *copy = malloc(size == 0 ? 1 : size);
+    assert_non_null(copy);
+    memcpy(copy, data, size);
+    return copy;
+}
+
+#endif
