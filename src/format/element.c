@@ -65,8 +65,8 @@ uint32_t mx_minifloat_encode(const mx_format *format, double y, mx_round round, 
     bool negative = plain ? signbit(y) != 0 : y < 0;
     uint32_t sign = negative ? 1u << (format->bits - 1) : 0;
 
-    /* All that lies beyond the largest binade is as far out as its end. */
-    double magnitude = fmin(fabs(y), ldexp(1, format->emax + 1));
+    /* All that is beyond twice max is as far out as that. */
+    double magnitude = fmin(fabs(y), 2 * (double)format->max);
     if (magnitude == 0) {
         return sign;
     }
@@ -76,9 +76,10 @@ uint32_t mx_minifloat_encode(const mx_format *format, double y, mx_round round, 
     /* `steps` holds the implicit bit of normal values, so that rounding up to
      * the next binade carries into the exponent. */
     uint32_t code = ((uint32_t)(p - emin) << m) + (uint32_t)steps;
-    uint32_t max_code = mx_element_max_code(format);
-    if (code > max_code) {
-        code = plain && round != MX_ROUND_FLOOR ? max_code + 1 : max_code; /* max + 1: Inf */
+    if (magnitude > format->max) {
+        uint32_t max_code = mx_element_max_code(format);
+        uint32_t beyond = plain && round != MX_ROUND_FLOOR ? max_code + 1 : max_code; /* Inf */
+        code = code > max_code ? beyond : code;
     }
     return sign | code;
 }
