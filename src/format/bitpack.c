@@ -35,9 +35,9 @@ unpack_groups(const uint8_t *packed, size_t groups, unsigned bits, uint8_t *code
     }
 }
 
-void mx_codes_pack(const uint8_t *codes, size_t n, unsigned bits, uint8_t *packed)
+/* Whole groups of eight codes. Formats of 4, 6 and 8 bits get loops of their own. */
+static void pack_octets(const uint8_t *codes, size_t groups, unsigned bits, uint8_t *packed)
 {
-    size_t groups = n / 8, rest = n % 8;
     switch (bits) {
     case 4:
         pack_groups(codes, groups, 4, packed);
@@ -49,20 +49,13 @@ void mx_codes_pack(const uint8_t *codes, size_t n, unsigned bits, uint8_t *packe
         pack_groups(codes, groups, 8, packed);
         break;
     default:
-        pack_groups(codes, groups, bits, packed);
+        pack_groups(codes, groups, bits & 7, packed);
         break;
-    }
-    if (rest != 0) {
-        uint8_t tail[8] = {0}, bytes[8];
-        memcpy(tail, codes + 8 * groups, rest);
-        pack_groups(tail, 1, bits, bytes);
-        memcpy(packed + bits * groups, bytes, (rest * bits + 7) / 8);
     }
 }
 
-void mx_codes_unpack(const uint8_t *packed, size_t n, unsigned bits, uint8_t *codes)
+static void unpack_octets(const uint8_t *packed, size_t groups, unsigned bits, uint8_t *codes)
 {
-    size_t groups = n / 8, rest = n % 8;
     switch (bits) {
     case 4:
         unpack_groups(packed, groups, 4, codes);
@@ -74,13 +67,31 @@ void mx_codes_unpack(const uint8_t *packed, size_t n, unsigned bits, uint8_t *co
         unpack_groups(packed, groups, 8, codes);
         break;
     default:
-        unpack_groups(packed, groups, bits, codes);
+        unpack_groups(packed, groups, bits & 7, codes);
         break;
     }
+}
+
+void mx_codes_pack(const uint8_t *codes, size_t n, unsigned bits, uint8_t *packed)
+{
+    size_t groups = n / 8, rest = n % 8;
+    pack_octets(codes, groups, bits, packed);
+    if (rest != 0) {
+        uint8_t tail[8] = {0}, bytes[8];
+        memcpy(tail, codes + 8 * groups, rest);
+        pack_octets(tail, 1, bits, bytes);
+        memcpy(packed + bits * groups, bytes, (rest * bits + 7) / 8);
+    }
+}
+
+void mx_codes_unpack(const uint8_t *packed, size_t n, unsigned bits, uint8_t *codes)
+{
+    size_t groups = n / 8, rest = n % 8;
+    unpack_octets(packed, groups, bits, codes);
     if (rest != 0) {
         uint8_t tail[8], bytes[8] = {0};
         memcpy(bytes, packed + bits * groups, (rest * bits + 7) / 8);
-        unpack_groups(bytes, 1, bits, tail);
+        unpack_octets(bytes, 1, bits, tail);
         memcpy(codes + 8 * groups, tail, rest);
     }
 }
