@@ -14,7 +14,8 @@
 typedef struct bar {
     bool visible; /* stderr is a terminal */
     bool color;
-    bool drawn; /* a line without its newline is on the screen */
+    bool drawn;    /* a line without its newline is on the screen */
+    bool complete; /* that line says 100% */
     char stage[64];
     double last; /* progress->seconds of the last drawing */
 } bar;
@@ -100,9 +101,11 @@ static void format_figures(const mx_progress *p, double fraction, char *out, siz
     double count = by_work ? (double)p->work_done : (double)p->done;
     char text[32];
     if (p->seconds > 0.0 && count > 0.0 && used > 0 && (size_t)used < size) {
+        const char *rate_unit = by_work ? p->work_unit : unit;
+        bool bytes = strcmp(rate_unit, "bytes") == 0;
         format_count(count / p->seconds, text, sizeof(text));
-        used += snprintf(out + used, size - (size_t)used, ", %s %s/s", text,
-                         by_work ? p->work_unit : unit);
+        used += snprintf(out + used, size - (size_t)used, bytes ? ", %s%s/s" : ", %s %s/s", text,
+                         bytes ? "B" : rate_unit);
     }
     /* Too early an estimate only misleads. */
     if (fraction > 0.0 && p->seconds > 0.5 && used > 0 && (size_t)used < size) {
@@ -148,7 +151,9 @@ static bar the_bar;
 static void finish_line(bar *state)
 {
     if (state->drawn) {
-        fputc('\n', stderr);
+        /* A stage left half-way by Ctrl-C shows how far it came; one that ended
+         * without saying so would only puzzle. */
+        fputs(state->complete || app_interrupted() ? "\n" : "\r\033[K", stderr);
         state->drawn = false;
     }
 }
@@ -168,6 +173,7 @@ static bool on_progress(void *ctx, const mx_progress *p)
             p->seconds - state->last >= DRAW_INTERVAL) {
             draw(state, p);
             state->drawn = true;
+            state->complete = complete;
             state->last = p->seconds;
         }
     }
