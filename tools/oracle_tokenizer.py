@@ -36,7 +36,7 @@ TEXTS = [
     "x\u180ey\u200bz\u00a0w\u3000v\u2028u\u0085t",
     "<a><b><ab>  <s> the <s>the <s>",
     "word words word, sword word_ wordé ⒶwordⒷ word",
-    "٣٤ ½ Ⅷ ² 3rd 4ab12",
+    "٣٤½x Ⅷ² ²b½ 3rd 4ab12",
     "日本語のテキスト 🙂👩‍👩‍👧 ñandú",
     "aXbXXcX XabXabab",
     "line one\nline two\n",
@@ -60,7 +60,8 @@ BEHAVIORS = ["Removed", "Isolated", "MergedWithPrevious", "MergedWithNext", "Con
 PATTERNS = {
     "llama3": LLAMA3, "cl100k": CL100K, "o200k": O200K,
     "space": r"\s", "not-space": r"\S+", "space-class": r"[\s-]+", "not-space-class": r"[\Sx]+",
-    "word": r"\w+", "not-word": r"\W+", "boundary": r"\b", "not-boundary": r"\B",
+    "word": r"\w+", "word-class": r"[\w]+", "not-word": r"\W+",
+    "boundary": r"\b", "not-boundary": r"\B",
     "hex": r"\h+", "not-hex": r"\H+", "vertical-tab": r"\v", "digit": r"\d+", "not-digit": r"[\D]+",
     "unicode-escape": r"[\u0061-\u0063\x{65e5}\x20]", "dot": r".+", "line-begin": r"^.",
     "line-end": r".$", "text-ends": r"\A.|.\z", "caseless-start": r"(?i)the|LINE",
@@ -185,8 +186,8 @@ def added_cases(cases: dict, size: int) -> None:
     cases["added spaces"] = {"added_tokens": [
         added(size, "  "), added(size + 1, " ", rstrip=True), added(size + 2, "\n")]}
     cases["rstrip over a token"] = {"added_tokens": [
-        added(size, "spaces", rstrip=True), added(size + 1, "\t"), added(size + 2, "<s>", rstrip=True),
-        added(size + 3, " the")]}
+        added(size, "spaces", rstrip=True), added(size + 1, "\t"),
+        added(size + 2, "<s>", rstrip=True), added(size + 3, " the")]}
     cases["two sets"] = {"added_tokens": [
         added(size, "river's"), added(size + 1, "the river", normalized=True)]}
     for form in ("NFC", "NFKD"):

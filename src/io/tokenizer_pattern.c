@@ -7,7 +7,7 @@
  *
  *   Oniguruma            PCRE2                       here
  *   \s = White_Space     also U+180E                 spelled out
- *   \w has marks         letters, digits, _ only     spelled out
+ *   \w is UTS 18's       letters, digits, _ only     spelled out
  *   \h = hex digit       horizontal space            spelled out
  *   \v = U+000B          vertical space              \x0b
  *   \uHHHH               not known                   \x{HHHH}
@@ -34,9 +34,13 @@ static const char NOT_SPACE_MEMBERS[] =
     "\\x00-\\x08\\x0e-\\x1f\\x21-\\x84\\x86-\\x9f\\xa1-\\x{167f}\\x{1681}-\\x{1fff}"
     "\\x{200b}-\\x{2027}\\x{202a}-\\x{202e}\\x{2030}-\\x{205e}\\x{2060}-\\x{2fff}"
     "\\x{3001}-\\x{10ffff}";
-static const char WORD_MEMBERS[] = "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"
-                                   "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
-                                   "\\x{1f170}-\\x{1f189}";
+#define WORD_MEMBERS                                                                               \
+    "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}"                                         \
+    "\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"                                                   \
+    "\\x{1f170}-\\x{1f189}"
+/* Outside brackets Oniguruma asks its Latin-1 table first, where the superscripts
+ * and fractions are word characters as well. */
+#define LONE_WORD_MEMBERS WORD_MEMBERS "\\xb2\\xb3\\xb9\\xbc-\\xbe"
 static const char HEX_MEMBERS[] = "0-9a-fA-F";
 
 typedef struct translation {
@@ -136,7 +140,7 @@ static mx_status translate_escape(translation *t, bool in_class, bool *is_set)
         return add_set(t, SPACE_MEMBERS, NOT_SPACE_MEMBERS, c == 'S', in_class);
     case 'w':
     case 'W':
-        return add_set(t, WORD_MEMBERS, NULL, c == 'W', in_class);
+        return add_set(t, in_class ? WORD_MEMBERS : LONE_WORD_MEMBERS, NULL, c == 'W', in_class);
     case 'h':
     case 'H':
         return add_set(t, HEX_MEMBERS, NULL, c == 'H', in_class);
@@ -176,7 +180,7 @@ static mx_status translate_escape(translation *t, bool in_class, bool *is_set)
             mx_str_addf(&t->out,
                         c == 'b' ? "(?:(?<=[%s])(?![%s])|(?<![%s])(?=[%s]))"
                                  : "(?:(?<=[%s])(?=[%s])|(?<![%s])(?![%s]))",
-                        WORD_MEMBERS, WORD_MEMBERS, WORD_MEMBERS, WORD_MEMBERS);
+                        LONE_WORD_MEMBERS, LONE_WORD_MEMBERS, LONE_WORD_MEMBERS, LONE_WORD_MEMBERS);
             return MX_OK;
         }
         break;
