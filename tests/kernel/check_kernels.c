@@ -1,0 +1,312 @@
+/*
+ * Speed of the products on one thread, against the machine's peak measured between
+ * the runs: check_kernels [ISA] [CASE] [TOKENS], for example check_kernels avx512
+ * W4A6 512. Medians of interleaved rounds, in the thread's own CPU time, so that
+ * neighbours on a busy machine disturb less.
+ */
+#include "kernel_test.h"
+
+#include <time.h>
+
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
+
+enum { ROUNDS = 9, CHAINS = 12 };
+
+typedef struct shape {
+    size_t rows, k;
+} shape;
+
+static const shape shapes[] = {{576, 576},   {1536, 576},  {576, 1536},
+                               {2048, 2048}, {8192, 2048}, {2048, 8192}};
+static const size_t token_counts[] = {1, 4, 16, 128, 512};
+
+static double cpu_seconds(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_THREAD_CPUTIME_ID, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+/* ---- peaks: multiply-accumulates a second of independent instructions -------- */
+
+#if defined(__x86_64__)
+#define HIDE(v) __asm__ volatile("" : "+x"(v))
+
+__attribute__((target("avx512f,avx512vnni"))) static double peak_vnni512(long n)
+{
+    __m512i c[CHAINS], x = _mm512_set1_epi8(1);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) {
+        c[i] = _mm512_setzero_si512();
+    }
+    double start = cpu_seconds();
+    for (long j = 0; j < n; j++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++) {
+            c[i] = _mm512_dpbusd_epi32(c[i], x, x);
+            __asm__ volatile("" : "+v"(c[i]));
+        }
+    }
+    return 64.0 * CHAINS * (double)n / (cpu_seconds() - start);
+}
+
+__attribute__((target("avx512f"))) static double peak_fma512(long n)
+{
+    __m512 c[CHAINS], x = _mm512_set1_ps(0.5f);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) {
+        c[i] = _mm512_set1_ps(1);
+    }
+    double start = cpu_seconds();
+    for (long j = 0; j < n; j++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++) {
+            c[i] = _mm512_fmadd_ps(c[i], x, x);
+            __asm__ volatile("" : "+v"(c[i]));
+        }
+    }
+    return 16.0 * CHAINS * (double)n / (cpu_seconds() - start);
+}
+
+/* vpmaddubsw and the addition of its 16-bit result. */
+__attribute__((target("avx2,fma"))) static double peak_maddubs(long n)
+{
+    __m256i c[CHAINS], x = _mm256_set1_epi8(1);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) {
+        c[i] = _mm256_setzero_si256();
+    }
+    double start = cpu_seconds();
+    for (long j = 0; j < n; j++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++) {
+            __m256i product = _mm256_maddubs_epi16(x, x);
+            HIDE(product);
+            c[i] = _mm256_add_epi16(c[i], product);
+            HIDE(c[i]);
+        }
+    }
+    return 32.0 * CHAINS * (double)n / (cpu_seconds() - start);
+}
+
+__attribute__((target("avx2,fma"))) static double peak_fma256(long n)
+{
+    __m256 c[CHAINS], x = _mm256_set1_ps(0.5f);
+#pragma GCC unroll 12
+    for (int i = 0; i < CHAINS; i++) {
+        c[i] = _mm256_set1_ps(1);
+    }
+    double start = cpu_seconds();
+    for (long j = 0; j < n; j++) {
+#pragma GCC unroll 12
+        for (int i = 0; i < CHAINS; i++) {
+            c[i] = _mm256_fmadd_ps(c[i], x, x);
+            HIDE(c[i]);
+        }
+    }
+    return 8.0 * CHAINS * (double)n / (cpu_seconds() - start);
+}
+#endif
+
+/* Of the table's ISA; 0 when there is no measure for it. */
+static double peak_measure(const char *isa, bool integer)
+{
+    const long n = 400000;
+#if defined(__x86_64__)
+    if (strcmp(isa, "avx512") == 0) {
+        return integer ? peak_vnni512(n) : peak_fma512(n);
+    }
+    if (strcmp(isa, "avx2") == 0) {
+        return integer ? peak_maddubs(n) : peak_fma256(n);
+    }
+#endif
+    (void)n;
+    return 0;
+}
+
+/* ---- cases ----------------------------------------------------------------- */
+
+typedef struct bench {
+    const mx_kernels *table;
+    const char *name;
+    mx_quant weights, activations; /* format NULL: fp32 */
+    size_t rows, k, tokens;
+    uint8_t *panels, *tiles;
+    float *x, *out;
+} bench;
+
+static void *allocate(size_t size)
+{
+    void *p = aligned_alloc(64, (size + 63) / 64 * 64);
+    assert_non_null(p);
+    memset(p, 0, size);
+    return p;
+}
+
+static bool bench_integer(const bench *b)
+{
+    return b->weights.format != NULL;
+}
+
+static void panel_fill(const bench *b, dice *d, size_t panel)
+{
+    float *row = allocate(b->k * sizeof *row);
+    uint8_t *codes = allocate(16 * mx_row_code_bytes(&b->weights, b->k));
+    uint8_t *scales = allocate(16 * mx_row_scale_count(&b->weights, b->k) + 1);
+    const uint8_t *code_rows[16], *scale_rows[16];
+    const float *rows[16];
+    dice_fill(d, DATA_NORMAL, row, b->k);
+    for (size_t r = 0; r < 16; r++) {
+        rows[r] = row;
+        code_rows[r] = codes + r * mx_row_code_bytes(&b->weights, b->k);
+        scale_rows[r] = scales + r * mx_row_scale_count(&b->weights, b->k);
+        if (bench_integer(b)) {
+            mx_row_encode(&b->weights, row, b->k, 0, (uint8_t *)code_rows[r],
+                          (uint8_t *)scale_rows[r]);
+        }
+    }
+    if (bench_integer(b)) {
+        size_t bytes = b->table->int_panel_bytes(&b->weights, &b->activations, b->k);
+        b->table->int_panel_pack(&b->weights, &b->activations, b->k, code_rows, scale_rows, 16,
+                                 b->panels + panel * bytes);
+    } else {
+        b->table->f32_panel_pack(rows, 16, b->k, (float *)b->panels + panel * 16 * b->k);
+    }
+    free(row);
+    free(codes);
+    free(scales);
+}
+
+static void bench_open(bench *b)
+{
+    dice d = {.seed = 1};
+    size_t n_panels = b->rows / 16, n_tiles = (b->tokens + 15) / 16;
+    b->x = allocate(b->tokens * b->k * sizeof *b->x);
+    b->out = allocate(b->tokens * b->rows * sizeof *b->out);
+    dice_fill(&d, DATA_NORMAL, b->x, b->tokens * b->k);
+    size_t bytes = 64 * b->k;
+    if (bench_integer(b)) {
+        bytes = b->table->int_panel_bytes(&b->weights, &b->activations, b->k);
+        b->tiles = allocate(n_tiles * b->table->int_tile_bytes(&b->weights, &b->activations, b->k));
+    }
+    b->panels = allocate(n_panels * bytes);
+    panel_fill(b, &d, 0);
+    for (size_t i = 1; i < n_panels; i++) {
+        memcpy(b->panels + i * bytes, b->panels, bytes);
+    }
+}
+
+static void bench_close(bench *b)
+{
+    free(b->x);
+    free(b->out);
+    free(b->panels);
+    free(b->tiles);
+}
+
+static void bench_pack(bench *b)
+{
+    size_t bytes = b->table->int_tile_bytes(&b->weights, &b->activations, b->k);
+    for (size_t t = 0; t < b->tokens; t += 16) {
+        size_t n = b->tokens - t < 16 ? b->tokens - t : 16;
+        b->table->int_tile_pack(&b->weights, &b->activations, b->k, b->x + t * b->k, b->k, n, t,
+                                b->tiles + t / 16 * bytes);
+    }
+}
+
+static void bench_product(bench *b)
+{
+    if (bench_integer(b)) {
+        mx_int_product product = {&b->weights, &b->activations, b->k,      b->panels, b->rows / 16,
+                                  b->rows,     b->tiles,        b->tokens, b->out,    b->rows};
+        b->table->int_product(&product);
+    } else {
+        mx_f32_product product = {(float *)b->panels, b->rows / 16, b->rows, b->k, b->x, b->k,
+                                  b->tokens,          b->out,       b->rows};
+        b->table->f32_product(&product);
+    }
+}
+
+static double seconds_of(void (*fn)(bench *), bench *b, size_t repeats)
+{
+    double start = cpu_seconds();
+    for (size_t i = 0; i < repeats; i++) {
+        fn(b);
+    }
+    return (cpu_seconds() - start) / (double)repeats;
+}
+
+static int compare_doubles(const void *a, const void *b)
+{
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+static double median(double *values)
+{
+    qsort(values, ROUNDS, sizeof *values, compare_doubles);
+    return values[ROUNDS / 2];
+}
+
+static void bench_run(bench *b)
+{
+    bench_open(b);
+    double macs = (double)b->rows * (double)b->k * (double)b->tokens;
+    size_t repeats = (size_t)(1e9 / macs) + 1;
+    double speed[ROUNDS], peak[ROUNDS], pack[ROUNDS] = {0};
+    for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
+        size_t at = i < 0 ? 0 : (size_t)i;
+        peak[at] = peak_measure(b->table->name, bench_integer(b));
+        pack[at] = bench_integer(b) ? seconds_of(bench_pack, b, 1) : 0;
+        speed[at] = macs / seconds_of(bench_product, b, repeats);
+    }
+    double got = median(speed), best = median(peak);
+    printf("%-7s %-9s %5zux%-5zu %4zu tokens %8.1f GMAC/s  %.3f of %.0f", b->table->name, b->name,
+           b->rows, b->k, b->tokens, got / 1e9, best > 0 ? got / best : 0, best / 1e9);
+    if (bench_integer(b)) {
+        printf("   quantizing %.1f%%", 100 * median(pack) * got / macs);
+    }
+    printf("\n");
+    fflush(stdout);
+    bench_close(b);
+}
+
+static void bench_case(const mx_kernels *table, const char *name, size_t tokens)
+{
+    for (size_t i = 0; i < MX_COUNT(shapes); i++) {
+        bench b = {.table = table,
+                   .name = name,
+                   .rows = shapes[i].rows,
+                   .k = shapes[i].k,
+                   .tokens = tokens};
+        mx_quant quant = {.block = 32, .round = MX_ROUND_EVEN};
+        if (strcmp(name, "fp32") != 0) {
+            b.weights = b.activations = quant;
+            bool w4 = strcmp(name, "W4A6") == 0;
+            b.weights.format = mx_format_find(w4 ? "fp4_e2m1" : "int8");
+            b.activations.format = mx_format_find(w4 ? "fp6_e2m3" : "int8");
+        }
+        bench_run(&b);
+    }
+}
+
+int main(int argc, char **argv)
+{
+    static const char *const names[] = {"W4A6", "int8xint8", "fp32"};
+    ladder all = ladder_make();
+    for (size_t t = 1; t < all.count; t++) {
+        for (size_t i = 0; i < MX_COUNT(names); i++) {
+            for (size_t j = 0; j < MX_COUNT(token_counts); j++) {
+                bool chosen = (argc < 2 || strcmp(argv[1], all.tables[t].name) == 0) &&
+                              (argc < 3 || strcmp(argv[2], names[i]) == 0) &&
+                              (argc < 4 || strtoul(argv[3], NULL, 10) == token_counts[j]);
+                if (chosen) {
+                    bench_case(&all.tables[t], names[i], token_counts[j]);
+                }
+            }
+        }
+    }
+    return 0;
+}
