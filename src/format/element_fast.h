@@ -71,6 +71,41 @@ static inline int32_t mx_codec_magnitude(const mx_codec *codec, float y, mx_roun
     return ((binade - codec->emin) << codec->fraction_bits) + steps;
 }
 
+/*
+ * The code of any x in a PLAIN format narrower than fp32, NaN and Inf included:
+ * the bits of x rounded by shifting. The trick above would overflow at bf16's top.
+ */
+static inline uint32_t mx_codec_plain(const mx_codec *codec, float x, mx_round round,
+                                      uint32_t random)
+{
+    uint32_t bits = (uint32_t)mx_float_bits(x), magnitude = bits & 0x7FFFFFFF;
+    uint32_t sign = bits >> 31 != 0 ? (uint32_t)codec->sign_bit : 0;
+    uint32_t infinity = (uint32_t)codec->max_code + 1;
+    if (magnitude >= 0x7F800000) {
+        bool is_nan = magnitude > 0x7F800000;
+        return is_nan ? infinity | 1u << (codec->fraction_bits - 1) : sign | infinity;
+    }
+    int32_t exponent = (int32_t)(magnitude >> 23);
+    uint32_t significand = (magnitude & 0x007FFFFF) | (exponent != 0 ? 0x00800000 : 0);
+    exponent = exponent != 0 ? exponent : 1; /* fp32 subnormals */
+    int32_t binade = exponent > codec->emin ? exponent : codec->emin;
+    int32_t shift = 23 - codec->fraction_bits + (binade - exponent);
+    uint64_t add = 0; /* in units of 2^-32 of a step, as the significand below */
+    shift = shift < 63 ? shift : 63;
+    uint64_t fixed = ((uint64_t)significand << 32) >> shift;
+    if (round == MX_ROUND_NEAREST) {
+        add = UINT64_C(1) << 31;
+    } else if (round == MX_ROUND_EVEN) {
+        add = (UINT64_C(1) << 31) - 1 + ((fixed >> 32) & 1);
+    } else if (round == MX_ROUND_DITHER) {
+        add = random;
+    }
+    uint32_t code = ((uint32_t)(binade - codec->emin) << codec->fraction_bits) +
+                    (uint32_t)((fixed + add) >> 32);
+    uint32_t beyond = round == MX_ROUND_FLOOR ? infinity - 1 : infinity;
+    return sign | (code < infinity ? code : beyond);
+}
+
 /* The value of a magnitude code of a minifloat format. */
 static inline float mx_codec_value(const mx_codec *codec, int32_t magnitude)
 {

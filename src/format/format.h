@@ -30,7 +30,7 @@ typedef enum mx_scale_rule {
 typedef enum mx_format_kind {
     MX_KIND_FLOAT, /* minifloat elements under a shared E8M0 scale */
     MX_KIND_INT,   /* two's-complement elements under a shared E8M0 scale */
-    MX_KIND_PLAIN, /* bf16, fp16, fp32: no shared scale; block size is unused */
+    MX_KIND_PLAIN, /* bf16, fp16, fp32: IEEE layout, no shared scale; block is unused */
 } mx_format_kind;
 
 typedef struct mx_format mx_format;

@@ -6,7 +6,6 @@
 #include "format/block_plan.h"
 
 #include <assert.h>
-#include <math.h>
 #include <string.h>
 
 #define MX_PIECE 256
@@ -52,21 +51,6 @@ size_t mx_row_scale_count(const mx_quant *quant, size_t n)
 
 /* ---- PLAIN formats ------------------------------------------------------- */
 
-/* One element; NaN becomes the quiet NaN. */
-static uint32_t plain_encode(const mx_quant *quant, float x, uint64_t stream, uint64_t index)
-{
-    const mx_format *format = quant->format;
-    uint32_t mantissa_top = 1u << (format->mantissa_bits - 1);
-    uint32_t infinity = ((1u << format->exponent_bits) - 1) << format->mantissa_bits;
-    if (isnan(x)) {
-        return infinity | mantissa_top;
-    }
-    if (isinf(x)) {
-        return infinity | (signbit(x) ? 1u << (format->bits - 1) : 0);
-    }
-    return format->encode(format, x, quant->round, mx_quant_random(quant, stream, index));
-}
-
 static void plain_row_encode(const mx_quant *quant, const float *x, size_t n, uint64_t stream,
                              uint8_t *codes)
 {
@@ -75,8 +59,11 @@ static void plain_row_encode(const mx_quant *quant, const float *x, size_t n, ui
         return;
     }
     size_t bytes = quant->format->bits / 8;
+    mx_codec codec;
+    mx_codec_init(quant->format, &codec);
     for (size_t i = 0; i < n; i++) {
-        uint32_t code = plain_encode(quant, x[i], stream, i);
+        uint32_t random = mx_quant_random(quant, stream, i);
+        uint32_t code = mx_codec_plain(&codec, x[i], quant->round, random);
         for (size_t j = 0; j < bytes; j++) {
             codes[i * bytes + j] = (uint8_t)(code >> (8 * j));
         }
@@ -106,8 +93,12 @@ static void plain_row_cast(const mx_quant *quant, const float *x, size_t n, uint
         memmove(out, x, n * sizeof *x);
         return;
     }
+    mx_codec codec;
+    mx_codec_init(quant->format, &codec);
     for (size_t i = 0; i < n; i++) {
-        out[i] = quant->format->decode(quant->format, plain_encode(quant, x[i], stream, i));
+        uint32_t random = mx_quant_random(quant, stream, i);
+        uint32_t code = mx_codec_plain(&codec, x[i], quant->round, random);
+        out[i] = quant->format->decode(quant->format, code);
     }
 }
 

@@ -311,6 +311,41 @@ static void plain_rows_round_elements(void **state)
     assert_int_equal(codes[0], 0x80); /* the tie goes down */
 }
 
+/* Rows of plain formats against the formula of their elements. */
+static void plain_rows_equal_the_formula(void **state)
+{
+    (void)state;
+    static const char *const plain[] = {"bf16", "fp16"};
+    enum { N = 60000 };
+    static float x[N];
+    static uint8_t codes[2 * N];
+    uint64_t seed = 5;
+    for (int i = 0; i < N; i++) {
+        uint32_t bits = oracle_random(&seed);
+        if (i % 2 == 0) { /* within fp16's range, with its subnormals and overflow */
+            bits = (bits & 0x807FFFFF) | (100 + bits % 46) << 23;
+        }
+        if (i % 3 == 0) { /* exact values and ties of both formats */
+            bits &= 0xFFFFF000 | (bits & 1) << 12;
+        }
+        x[i] = oracle_bits_float(bits);
+    }
+    for (size_t f = 0; f < MX_COUNT(plain); f++) {
+        const mx_format *format = mx_format_find(plain[f]);
+        for (int r = 0; r < MX_ROUND_COUNT; r++) {
+            mx_quant quant = {.format = format, .round = (mx_round)r, .seed = 3};
+            mx_row_encode(&quant, x, N, 6, codes, NULL);
+            for (size_t i = 0; i < N; i++) {
+                uint32_t random = mx_philox_u32(3, 6, i);
+                uint32_t got = codes[2 * i] | (uint32_t)codes[2 * i + 1] << 8;
+                if (isfinite(x[i])) {
+                    assert_int_equal(got, format->encode(format, x[i], quant.round, random));
+                }
+            }
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -323,6 +358,7 @@ int main(void)
         cmocka_unit_test(block_of_one_keeps_every_exponent),
         cmocka_unit_test(unquantized_rows_keep_their_bits),
         cmocka_unit_test(plain_rows_round_elements),
+        cmocka_unit_test(plain_rows_equal_the_formula),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
