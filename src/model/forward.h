@@ -46,6 +46,11 @@ void mx_forward_init(mx_session *session);
 /* Runs the tokens in session->places through all layers. */
 void mx_forward_run(mx_session *session);
 
+/* Its parts: tokens to session->hidden; one layer over session->hidden, whose
+ * inputs `tap` (may be NULL) sees. False when the tap ended the layer. */
+void mx_forward_embed(mx_session *session);
+bool mx_forward_layer(mx_session *session, uint32_t layer, mx_tap_fn tap, void *tap_ctx);
+
 /* Final norm and head of the tokens rows [n_rows <= 128]: out [n_rows][vocab]. */
 void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows, float *out);
 

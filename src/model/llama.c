@@ -19,6 +19,9 @@ typedef struct step {
     const mx_llama_config *config;
     const mx_kernels *kernels;
     const mx_layer *layer;
+    uint32_t index; /* of the layer */
+    mx_tap_fn tap;  /* calibration's, or NULL */
+    void *tap_ctx;
     uint32_t kv_layer;    /* the layer's place in the KV store */
     const float *norm;    /* [hidden] */
     const uint32_t *rows; /* logits: tokens to gather */
@@ -126,16 +129,21 @@ static void silu_range(void *ctx, size_t begin, size_t end, int thread)
                          (end - begin) * n, s->session->gate + begin * n);
 }
 
-/* One input of projections, quantized once for all that share it. */
-static void project(step *s, mx_projection projection, const float *x, mx_operand *operand,
+/* One input of projections, quantized once for all that share it. False when the
+ * tap has seen enough of this layer. */
+static bool project(step *s, mx_projection projection, const float *x, mx_operand *operand,
                     float *out)
 {
     mx_session *session = s->session;
     mx_backend *backend = &session->model->backend;
     const mx_matrix *matrix = &s->layer->projections[projection];
+    if (s->tap != NULL && !s->tap(s->tap_ctx, s->index, projection, x, session->n_tokens)) {
+        return false;
+    }
     mx_operand_prepare(backend, matrix, x, session->n_tokens, session->streams,
                        session->operand_scratch, operand);
     mx_matrix_product(backend, matrix, operand, session->product_scratch, out);
+    return true;
 }
 
 /* Stochastic rounding draws from one stream per (layer, input, position): the
@@ -148,7 +156,7 @@ static void set_streams(mx_session *session, uint32_t layer, uint32_t input)
     }
 }
 
-static void attention_block(step *s, uint32_t layer)
+static bool attention_block(step *s)
 {
     mx_session *session = s->session;
     size_t n = session->n_tokens;
@@ -156,20 +164,25 @@ static void attention_block(step *s, uint32_t layer)
 
     s->norm = s->layer->attention_norm;
     for_tokens(s, n, norm_range);
-    set_streams(session, layer, 0);
-    project(s, MX_PROJ_Q, session->normed, &normed, session->q);
-    project(s, MX_PROJ_K, session->normed, &normed, session->k);
-    project(s, MX_PROJ_V, session->normed, &normed, session->v);
+    set_streams(session, s->index, 0);
+    if (!project(s, MX_PROJ_Q, session->normed, &normed, session->q) ||
+        !project(s, MX_PROJ_K, session->normed, &normed, session->k) ||
+        !project(s, MX_PROJ_V, session->normed, &normed, session->v)) {
+        return false;
+    }
 
     for_tokens(s, n, rope_range);
     for_tokens(s, n * s->config->kv_heads, attention_range);
 
-    set_streams(session, layer, 1);
-    project(s, MX_PROJ_O, session->mixed, &mixed, session->normed);
+    set_streams(session, s->index, 1);
+    if (!project(s, MX_PROJ_O, session->mixed, &mixed, session->normed)) {
+        return false;
+    }
     for_tokens(s, n, residual_range);
+    return true;
 }
 
-static void mlp_block(step *s, uint32_t layer)
+static bool mlp_block(step *s)
 {
     mx_session *session = s->session;
     size_t n = session->n_tokens;
@@ -177,14 +190,19 @@ static void mlp_block(step *s, uint32_t layer)
 
     s->norm = s->layer->mlp_norm;
     for_tokens(s, n, norm_range);
-    set_streams(session, layer, 2);
-    project(s, MX_PROJ_GATE, session->normed, &normed, session->gate);
-    project(s, MX_PROJ_UP, session->normed, &normed, session->up);
+    set_streams(session, s->index, 2);
+    if (!project(s, MX_PROJ_GATE, session->normed, &normed, session->gate) ||
+        !project(s, MX_PROJ_UP, session->normed, &normed, session->up)) {
+        return false;
+    }
 
     for_tokens(s, n, silu_range);
-    set_streams(session, layer, 3);
-    project(s, MX_PROJ_DOWN, session->gate, &gated, session->normed);
+    set_streams(session, s->index, 3);
+    if (!project(s, MX_PROJ_DOWN, session->gate, &gated, session->normed)) {
+        return false;
+    }
     for_tokens(s, n, residual_range);
+    return true;
 }
 
 /* Angles up to the largest position of this call, made once each. */
@@ -221,16 +239,29 @@ static step step_make(mx_session *session)
     };
 }
 
-void mx_forward_run(mx_session *session)
+void mx_forward_embed(mx_session *session)
 {
     step s = step_make(session);
-    extend_angles(session);
     for_tokens(&s, session->n_tokens, embed_range);
-    for (uint32_t layer = 0; layer < s.config->layers; layer++) {
-        s.layer = &session->model->layers[layer];
-        s.kv_layer = session->config.keep_kv ? layer : 0;
-        attention_block(&s, layer);
-        mlp_block(&s, layer);
+}
+
+bool mx_forward_layer(mx_session *session, uint32_t layer, mx_tap_fn tap, void *tap_ctx)
+{
+    step s = step_make(session);
+    s.layer = &session->model->layers[layer];
+    s.index = layer;
+    s.kv_layer = session->config.keep_kv ? layer : 0;
+    s.tap = tap;
+    s.tap_ctx = tap_ctx;
+    extend_angles(session);
+    return attention_block(&s) && mlp_block(&s);
+}
+
+void mx_forward_run(mx_session *session)
+{
+    mx_forward_embed(session);
+    for (uint32_t layer = 0; layer < session->model->config.layers; layer++) {
+        mx_forward_layer(session, layer, NULL, NULL);
     }
 }
 

@@ -195,8 +195,9 @@ static mx_status place_tokens(mx_session *session, const mx_segment *segments, s
     return MX_OK;
 }
 
-mx_status mx_session_forward(mx_session *session, const mx_segment *segments, size_t n_segments,
-                             mx_error *err)
+/* Checks and places the tokens of a call; none are in force after a failure. */
+static mx_status begin_call(mx_session *session, const mx_segment *segments, size_t n_segments,
+                            mx_error *err)
 {
     session->n_tokens = 0;
     if (n_segments == 0 || n_segments > session->config.max_sequences) {
@@ -206,9 +207,42 @@ mx_status mx_session_forward(mx_session *session, const mx_segment *segments, si
     mx_status status = place_tokens(session, segments, n_segments, err);
     if (status != MX_OK) {
         session->n_tokens = 0;
-        return status;
     }
+    return status;
+}
+
+mx_status mx_session_forward(mx_session *session, const mx_segment *segments, size_t n_segments,
+                             mx_error *err)
+{
+    MX_TRY(begin_call(session, segments, n_segments, err));
     mx_forward_run(session);
+    return MX_OK;
+}
+
+mx_status mx_session_embed(mx_session *session, const mx_segment *segments, size_t n_segments,
+                           float *hidden, mx_error *err)
+{
+    MX_TRY(begin_call(session, segments, n_segments, err));
+    mx_forward_embed(session);
+    size_t width = session->model->config.hidden;
+    memcpy(hidden, session->hidden, session->n_tokens * width * sizeof(float));
+    return MX_OK;
+}
+
+mx_status mx_session_layer(mx_session *session, uint32_t layer, const mx_segment *segments,
+                           size_t n_segments, float *hidden, mx_tap_fn tap, void *tap_ctx,
+                           mx_error *err)
+{
+    if (layer >= session->model->config.layers) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "layer %u: the model has %u", layer,
+                            session->model->config.layers);
+    }
+    MX_TRY(begin_call(session, segments, n_segments, err));
+    size_t bytes = session->n_tokens * session->model->config.hidden * sizeof(float);
+    memcpy(session->hidden, hidden, bytes);
+    if (mx_forward_layer(session, layer, tap, tap_ctx)) {
+        memcpy(hidden, session->hidden, bytes);
+    }
     return MX_OK;
 }
 

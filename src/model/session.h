@@ -53,4 +53,28 @@ mx_status mx_session_logits(mx_session *session, const uint32_t *rows, size_t n_
 mx_status mx_session_score(mx_session *session, const uint32_t *rows, const int32_t *picks,
                            size_t n_rows, mx_row_stats *stats, float *picked, mx_error *err);
 
+/* ---- one layer at a time (calibration) ------------------------------------- */
+
+/*
+ * Sees the input x [n_tokens][in] of each projection of a layer, before it is
+ * quantized, in the order q, k, v, o, gate, up, down. Returning false ends the
+ * layer there: its output is then not made.
+ */
+typedef bool (*mx_tap_fn)(void *ctx, uint32_t layer, mx_projection projection, const float *x,
+                          size_t n_tokens);
+
+/* Embeds the segments' tokens: hidden [all tokens][hidden], the first layer's
+ * input. */
+mx_status mx_session_embed(mx_session *session, const mx_segment *segments, size_t n_segments,
+                           float *hidden, mx_error *err);
+
+/*
+ * Runs one decoder layer over whole sequences (every segment from position 0; the
+ * token ids are not looked at): hidden [all tokens][hidden] is its input and,
+ * unless `tap` (may be NULL) ended it, becomes its output.
+ */
+mx_status mx_session_layer(mx_session *session, uint32_t layer, const mx_segment *segments,
+                           size_t n_segments, float *hidden, mx_tap_fn tap, void *tap_ctx,
+                           mx_error *err);
+
 #endif
