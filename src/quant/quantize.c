@@ -221,7 +221,8 @@ static mx_status check_request(const mx_checkpoint *checkpoint, const mx_specs *
                             "%s: already quantized; quantize the original checkpoint", path);
     }
     if (specs->weights.format == NULL) {
-        return mx_error_set(err, MX_ERR_ARGUMENT, "quantize: no weight format was chosen");
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "quantize: weights: unquantized by these settings");
     }
     /* A plain checkpoint has no place for it, and dropping it would be silent. */
     if (!mx_quant_is_scaled(&specs->weights) && !mx_quant_is_none(&specs->activations)) {

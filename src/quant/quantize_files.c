@@ -120,7 +120,12 @@ static mx_status write_gguf_tokenizer(const mx_gguf *gguf, const mx_llama_config
     mx_tokenizer *tokenizer = NULL;
     char *text = NULL;
     json_t *object = NULL;
+    mx_gguf_string kind;
     mx_status status;
+    MX_TRY(mx_gguf_get_string(gguf, "tokenizer.ggml.model", false, &kind, err));
+    if (kind.data == NULL) {
+        return MX_OK; /* as a directory without tokenizer.json */
+    }
     MX_TRY_GOTO(status, mx_tokenizer_from_gguf(gguf, &tokenizer, err));
     MX_TRY_GOTO(status, mx_tokenizer_to_json(tokenizer, &text, err));
     MX_TRY_GOTO(status, mx_export_text(export, "tokenizer.json", text, strlen(text), err));

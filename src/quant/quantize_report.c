@@ -50,6 +50,6 @@ mx_status mx_quantize_report(const mx_quantize_plan *plan, const mx_quantize_sta
                     plan->n_tensors);
     }
     mx_str_add(&text, "\n");
-    mx_string_free(description);
+    free(description);
     return mx_str_take(&text, out, err);
 }

@@ -50,24 +50,24 @@ static inline void fixture_golden(const char *name, char *path)
 
 /* ---- temporary folders ------------------------------------------------------- */
 
-/* Removes a folder, its files and its folders' files. */
+/* Removes a folder, its files and its folders. */
 static inline void fixture_remove(const char *path)
 {
     DIR *folder = opendir(path);
-    if (folder != NULL) {
-        for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-            char below[FIXTURE_PATH];
-            if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
-                continue;
-            }
-            snprintf(below, sizeof below, "%s/%s", path, entry->d_name);
+    if (folder == NULL) {
+        return;
+    }
+    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        if (strcmp(entry->d_name, ".") != 0 && strcmp(entry->d_name, "..") != 0) {
+            char *below = mx_path_join(path, entry->d_name);
             if (unlink(below) != 0) {
                 fixture_remove(below);
             }
+            free(below);
         }
-        closedir(folder);
-        rmdir(path);
     }
+    closedir(folder);
+    rmdir(path);
 }
 
 static char fixture_dir[64]; /* of this test program */
@@ -117,15 +117,12 @@ static inline void fixture_same_folders(const char *a, const char *b)
     assert_non_null(folder);
     assert_int_equal(fixture_count(a), fixture_count(b));
     for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-        char path_a[FIXTURE_PATH], path_b[FIXTURE_PATH];
         mx_map map_a, map_b;
         mx_error err = {0};
-        if (entry->d_name[0] == '.') {
-            assert_true(strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0);
+        if (strcmp(entry->d_name, ".") == 0 || strcmp(entry->d_name, "..") == 0) {
             continue;
         }
-        snprintf(path_a, sizeof path_a, "%s/%s", a, entry->d_name);
-        snprintf(path_b, sizeof path_b, "%s/%s", b, entry->d_name);
+        char *path_a = mx_path_join(a, entry->d_name), *path_b = mx_path_join(b, entry->d_name);
         fixture_ok(mx_map_open(path_a, &map_a, &err), err);
         fixture_ok(mx_map_open(path_b, &map_b, &err), err);
         if (map_a.size != map_b.size || memcmp(map_a.data, map_b.data, map_a.size) != 0) {
@@ -133,6 +130,8 @@ static inline void fixture_same_folders(const char *a, const char *b)
         }
         mx_map_close(&map_a);
         mx_map_close(&map_b);
+        free(path_a);
+        free(path_b);
     }
     closedir(folder);
 }
