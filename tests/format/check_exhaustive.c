@@ -189,7 +189,7 @@ static void check_range(void *ctx, size_t begin, size_t end, int thread)
 static bool check_run(mx_team *team, const char *format, mx_round round, check_path path)
 {
     static check c;
-    c = (check){.values = oracle_make(format), .path = path};
+    c = (check){.values = oracle_make(mx_format_find(format)), .path = path};
     c.quant = (mx_quant){.format = c.values.format, .block = 1, .round = round};
     for (int i = 0; i < 512; i++) {
         c.powers[i] = ldexp(1, i - 256);

@@ -10,9 +10,6 @@
 
 #include <float.h>
 
-static const char *const names[] = {"fp4_e2m1", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3",
-                                    "fp8_e5m2", "int8",     "int4",     "int2"};
-
 /* A block with values over many binades below 2^top, edge cases among them. */
 static void fill_block(uint64_t *seed, int top, float *x, size_t n)
 {
@@ -73,8 +70,9 @@ static void blocks_equal_the_formula(void **state)
 {
     (void)state;
     uint64_t seed = 99;
-    for (size_t f = 0; f < MX_COUNT(names); f++) {
-        oracle o = oracle_make(names[f]);
+    ORACLE_FOREACH(format)
+    {
+        oracle o = oracle_make(format);
         for (int rule = 0; rule < MX_SCALE_RULE_COUNT; rule++) {
             for (int round = 0; round < MX_ROUND_COUNT; round++) {
                 mx_quant quant = {.format = o.format,
@@ -95,8 +93,8 @@ static void blocks_equal_the_formula(void **state)
 static void decode_is_code_times_scale(void **state)
 {
     (void)state;
-    for (size_t f = 0; f < MX_COUNT(names); f++) {
-        const mx_format *format = mx_format_find(names[f]);
+    ORACLE_FOREACH(format)
+    {
         uint8_t codes[256];
         float out[256];
         size_t n = (size_t)1 << format->bits;
@@ -232,10 +230,11 @@ static void rows_equal_their_blocks(void **state)
     static float x[1536];
     uint64_t seed = 17;
     fill_block(&seed, 3, x, MX_COUNT(x));
-    for (size_t f = 0; f < MX_COUNT(names); f++) {
+    ORACLE_FOREACH(format)
+    {
         for (size_t b = 0; b < MX_COUNT(blocks); b++) {
             for (size_t l = 0; l < MX_COUNT(lengths); l++) {
-                mx_quant quant = {.format = mx_format_find(names[f]),
+                mx_quant quant = {.format = format,
                                   .block = blocks[b],
                                   .rule = (mx_scale_rule)(l % MX_SCALE_RULE_COUNT),
                                   .round = (mx_round)(b % MX_ROUND_COUNT),
