@@ -26,11 +26,12 @@ ln -s "$program" "$work/bin/mxlm"
 ln -s "$tests/golden" "$work/home/golden"
 ln -s "$tests/app/fixtures" "$work/home/fixtures"
 actual=$work/actual
-# "... | steady": times, rates, memory use and the machine vary, so they read N; the widths
-# of a table's columns follow.
+# "... | steady": times, rates, memory use and the machine vary, so they read N; of long
+# numbers six digits are kept; the widths of a table's columns follow.
 cat >"$work/bin/steady" <<'END'
 #!/bin/sh
 sed -E '/runtime|speed|peak resident/s/[-+−]?[0-9.]+ *(%|[a-zA-Z/]+)/N \1/g
+    s/([0-9]{6})[0-9.]*/\1~/g
     /^\|/s/ +/ /g
     /^\|/s/--+/--/g
     /^  time /s/[0-9.]+ /N /g

@@ -38,7 +38,22 @@ put src/io/same_name.c <<'E'
 /* a comment
    of two lines */
 void f(void) { printf("x"); }
+/*
+  printf("not this"):
+  a comment longer than the eight lines that the preprocessor keeps
+
+
+
+
+
+
+
+
+
+
+*/
 void g(void) { if (1) abort(); }
+void h(void) { fprintf(stderr, "x"); fprintf(file, "x"); }
 E
 put src/eval/same_name.c <<'E'
 #include "base/good.h"
@@ -61,12 +76,13 @@ src/eval/same_name.c:2: eval may not include quant/quantize.h
 src/eval/same_name.c:3: \"nowhere.h\" is neither mxlm.h nor in the same folder
 src/format/format.h:1: does not compile alone
 src/io/same_name.c:1: io may not include kernel/kernel.h
-src/io/same_name.c:4: the library neither prints nor exits: void f(void) { printf(\"x\"); }
-src/io/same_name.c:5: the library neither prints nor exits: void g(void) { if (1) abort(); }
+src/io/same_name.c:4: the library neither prints nor exits: void f(void) { printf(\"\"); }
+src/io/same_name.c:19: the library neither prints nor exits: void g(void) { if (1) abort(); }
+src/io/same_name.c:20: the library neither prints nor exits: void h(void) { fprintf(stderr, \"\"); fprintf(file, \"\"); }
 src/model/long.c:800: 800 lines; the limit is below 800
 src/surprise:1: a layer that the dependency law does not know
 ./src/eval/same_name.c:1: file name same_name.c is not unique
-14 rules broken"
+15 rules broken"
 
 code=0
 actual=$("$here/check_layers.sh" "$tree" 2>/dev/null) || code=$?
