@@ -1,54 +1,9 @@
 /* Tokenizers of real models against Hugging Face `tokenizers`' ids, and the
  * speed of the worst word. */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
 #include "base/clock.h"
-#include "base/file.h"
 #include "base/json.h"
-#include "base/str.h"
 #include "io/tokenizer.h"
-
-static char path_buffer[4096];
-
-/* A path under the shared data, or NULL when there is none. */
-static const char *data_path(const char *name)
-{
-    const char *dir = getenv("MXLM_DATA_DIR");
-    snprintf(path_buffer, sizeof path_buffer, "%s/%s", dir != NULL ? dir : "", name);
-    if (dir == NULL || (!mx_path_is_file(path_buffer) && !mx_path_is_dir(path_buffer))) {
-        print_message("skipped: no %s under MXLM_DATA_DIR\n", name);
-        return NULL;
-    }
-    return path_buffer;
-}
-
-/* The real checkpoint, or NULL. */
-static const char *smollm2_gguf(void)
-{
-    const char *given = getenv("MXLM_SMOLLM2_GGUF");
-    const char *cache = getenv("XDG_CACHE_HOME"), *home = getenv("HOME");
-    if (given != NULL) {
-        return given;
-    }
-    snprintf(path_buffer, sizeof path_buffer, "%s%s/mxlm/SmolLM2-135M-Instruct.Q4_1.gguf",
-             cache != NULL  ? cache
-             : home != NULL ? home
-                            : "",
-             cache != NULL ? "" : "/.cache");
-    if (!mx_path_is_file(path_buffer)) {
-        print_message("skipped: no %s\n", path_buffer);
-        return NULL;
-    }
-    return path_buffer;
-}
+#include "io_fixture.h"
 
 static mx_tokenizer *open_tokenizer(const char *path)
 {
@@ -57,6 +12,15 @@ static mx_tokenizer *open_tokenizer(const char *path)
     if (mx_tokenizer_open(path, &tokenizer, &err) != MX_OK) {
         fail_msg("%s", err.text);
     }
+    return tokenizer;
+}
+
+/* The tokenizer in the shared data's `name`, or skip. */
+static mx_tokenizer *open_shared(const char *name)
+{
+    char *path = data_path_or_skip(name);
+    mx_tokenizer *tokenizer = open_tokenizer(path);
+    free(path);
     return tokenizer;
 }
 
@@ -101,9 +65,9 @@ static size_t check_golden(const mx_tokenizer *tokenizer, const char *key)
 {
     char *lines = NULL;
     size_t size = 0, n_texts = 0, n_ids = 0;
-    mx_error err = {0};
-    assert_int_equal(
-        mx_file_read(data_path("golden/tokenizer.jsonl"), 1 << 24, &lines, &size, &err), MX_OK);
+    char *path = data_path_or_skip("golden/tokenizer.jsonl");
+    assert_ok(mx_file_read(path, 1 << 24, &lines, &size, err));
+    free(path);
     for (char *line = lines; line < lines + size; n_texts++) {
         char *end = strchr(line, '\n');
         size_t length = end != NULL ? (size_t)(end - line) : strlen(line);
@@ -124,14 +88,12 @@ static size_t check_golden(const mx_tokenizer *tokenizer, const char *key)
 static void test_llama3_golden(void **state)
 {
     (void)state;
-    const char *path = data_path("llama-3.2-1b");
-    if (path == NULL) {
-        skip();
-    }
+    char *path = data_path_or_skip("llama-3.2-1b/tokenizer.json");
+    *strrchr(path, '/') = '\0'; /* by its directory */
     double begin = mx_clock_seconds();
     mx_tokenizer *tokenizer = open_tokenizer(path);
-    double seconds = mx_clock_seconds() - begin;
-    print_message("opened in %.3f s\n", seconds);
+    print_message("opened in %.3f s\n", mx_clock_seconds() - begin);
+    free(path);
     assert_int_equal(check_golden(tokenizer, "llama3"), 300);
     assert_int_equal(mx_tokenizer_vocab(tokenizer), 128256);
     assert_int_equal(mx_tokenizer_bos(tokenizer), 128000);
@@ -161,11 +123,7 @@ static void test_llama3_golden(void **state)
 static void test_smollm2_golden(void **state)
 {
     (void)state;
-    const char *path = data_path("smollm2/tokenizer.json");
-    if (path == NULL) {
-        skip();
-    }
-    mx_tokenizer *tokenizer = open_tokenizer(path);
+    mx_tokenizer *tokenizer = open_shared("smollm2/tokenizer.json");
     assert_int_equal(check_golden(tokenizer, "smollm2"), 300);
     assert_int_equal(mx_tokenizer_vocab(tokenizer), 49152);
     assert_int_equal(mx_tokenizer_bos(tokenizer), -1);
@@ -189,14 +147,10 @@ static mx_tokenizer *rewrite(const mx_tokenizer *tokenizer)
 static void test_smollm2_gguf_golden(void **state)
 {
     (void)state;
-    if (data_path("golden/tokenizer.jsonl") == NULL) {
-        skip();
-    }
-    const char *path = smollm2_gguf();
-    if (path == NULL) {
-        skip();
-    }
+    free(data_path_or_skip("golden/tokenizer.jsonl"));
+    char *path = smollm2_path_or_skip();
     mx_tokenizer *tokenizer = open_tokenizer(path);
+    free(path);
     assert_int_equal(check_golden(tokenizer, "smollm2"), 300);
     assert_int_equal(mx_tokenizer_vocab(tokenizer), 49152);
     assert_int_equal(mx_tokenizer_bos(tokenizer), -1);
@@ -210,11 +164,7 @@ static void test_smollm2_gguf_golden(void **state)
 static void test_llama3_rewritten(void **state)
 {
     (void)state;
-    const char *path = data_path("llama-3.2-1b/tokenizer.json");
-    if (path == NULL) {
-        skip();
-    }
-    mx_tokenizer *tokenizer = open_tokenizer(path);
+    mx_tokenizer *tokenizer = open_shared("llama-3.2-1b/tokenizer.json");
     mx_tokenizer *again = rewrite(tokenizer);
     mx_tokenizer_close(tokenizer);
     assert_int_equal(check_golden(again, "llama3"), 300);
@@ -222,66 +172,57 @@ static void test_llama3_rewritten(void **state)
     mx_tokenizer_close(again);
 }
 
+static const char *const shared_names[] = {"llama-3.2-1b/tokenizer.json", "smollm2/tokenizer.json"};
+
+/* Seconds that encoding takes; the bytes must come back. */
+static double time_encode(const mx_tokenizer *tokenizer, const char *text, size_t length, size_t *n)
+{
+    int32_t *ids = NULL;
+    double begin = mx_clock_seconds();
+    assert_ok(mx_tokenizer_encode(tokenizer, text, length, false, &ids, n, err));
+    double seconds = mx_clock_seconds() - begin;
+    check_round_trip(tokenizer, ids, *n, text, length);
+    mx_ids_free(ids);
+    return seconds;
+}
+
 /* Words as long as the text: n log n, not n squared. */
 static void test_long_words(void **state)
 {
     (void)state;
-    static const char *const names[] = {"llama-3.2-1b", "smollm2"};
     enum { LENGTH = 512 * 1024 };
-    char *text = malloc(LENGTH);
-    assert_non_null(text);
-    for (size_t i = 0; i < 2 * 3; i++) {
-        const char *path = data_path(names[i % 2]);
-        if (path == NULL) {
-            free(text);
-            skip();
-        }
-        mx_tokenizer *tokenizer = open_tokenizer(path);
-        static const char units[3][4] = {"a", " ", "xyz"};
-        size_t unit = strlen(units[i / 2]);
-        for (size_t at = 0; at < LENGTH; at++) {
-            text[at] = units[i / 2][at % unit];
-        }
-        int32_t *ids = NULL;
-        size_t n = 0;
-        double begin = mx_clock_seconds();
-        assert_int_equal(mx_tokenizer_encode(tokenizer, text, LENGTH, false, &ids, &n, NULL),
-                         MX_OK);
-        double seconds = mx_clock_seconds() - begin;
-        print_message("%s, 512 KiB of '%s': %zu ids in %.3f s\n", names[i % 2], units[i / 2], n,
-                      seconds);
-        check_round_trip(tokenizer, ids, n, text, LENGTH);
+    static const char *const units[] = {"a", " ", "xyz"};
+    static char text[LENGTH];
+    for (size_t i = 0; i < MX_COUNT(shared_names); i++) {
+        mx_tokenizer *tokenizer = open_shared(shared_names[i]);
+        for (size_t unit = 0; unit < MX_COUNT(units); unit++) {
+            for (size_t at = 0; at < LENGTH; at++) {
+                text[at] = units[unit][at % strlen(units[unit])];
+            }
+            size_t n;
+            double seconds = time_encode(tokenizer, text, LENGTH, &n);
+            print_message("%s, 512 KiB of '%s': %zu ids in %.3f s\n", shared_names[i], units[unit],
+                          n, seconds);
 #if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-        assert_true(seconds < 1.0);
+            assert_true(seconds < 1.0);
 #endif
-        mx_ids_free(ids);
+        }
         mx_tokenizer_close(tokenizer);
     }
-    free(text);
 }
 
-/* Real prose: the bytes come back, and it does not take long. */
 static void test_prose(void **state)
 {
     (void)state;
     char *text = NULL;
-    size_t size = 0;
-    const char *path = data_path("text/calibration-novels.txt");
-    if (path == NULL) {
-        skip();
-    }
-    assert_int_equal(mx_file_read(path, 1 << 24, &text, &size, NULL), MX_OK);
-    static const char *const names[] = {"llama-3.2-1b", "smollm2"};
-    for (size_t i = 0; i < 2; i++) {
-        mx_tokenizer *tokenizer = open_tokenizer(data_path(names[i]));
-        int32_t *ids = NULL;
-        size_t n = 0;
-        double begin = mx_clock_seconds();
-        assert_int_equal(mx_tokenizer_encode(tokenizer, text, size, false, &ids, &n, NULL), MX_OK);
-        print_message("%s: %zu bytes, %zu ids in %.3f s\n", names[i], size, n,
-                      mx_clock_seconds() - begin);
-        check_round_trip(tokenizer, ids, n, text, size);
-        mx_ids_free(ids);
+    size_t size = 0, n;
+    char *path = data_path_or_skip("text/calibration-novels.txt");
+    assert_ok(mx_file_read(path, 1 << 24, &text, &size, err));
+    free(path);
+    for (size_t i = 0; i < MX_COUNT(shared_names); i++) {
+        mx_tokenizer *tokenizer = open_shared(shared_names[i]);
+        double seconds = time_encode(tokenizer, text, size, &n);
+        print_message("%s: %zu bytes, %zu ids in %.3f s\n", shared_names[i], size, n, seconds);
         mx_tokenizer_close(tokenizer);
     }
     free(text);

@@ -1,20 +1,9 @@
 /* Small tokenizers against Hugging Face `tokenizers`: every split behavior, added
  * token flag, normalizer, template and model option, and the patterns that
  * Oniguruma and PCRE2 read differently (tools/oracle_tokenizer.py). */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-#include <cmocka.h>
-
-#include "base/file.h"
 #include "base/json.h"
-#include "base/str.h"
 #include "io/tokenizer.h"
+#include "io_fixture.h"
 
 /* The base tokenizer with the patch's members in place of its own. */
 static mx_tokenizer *open_case(const json_t *base, json_t *patch, const char *name)
@@ -99,15 +88,10 @@ static int check_case(const mx_tokenizer *tokenizer, const json_t *texts, const 
 static void test_cases(void **state)
 {
     (void)state;
-    const char *dir = getenv("MXLM_TEST_DIR");
-    assert_non_null(dir);
-    char path[4096];
-    snprintf(path, sizeof path, "%s/golden/tokenizer_cases.json", dir);
+    char *path = golden_path("tokenizer_cases.json");
     json_t *root = NULL;
-    mx_error err = {0};
-    if (mx_json_load(path, 1 << 24, &root, &err) != MX_OK) {
-        fail_msg("%s", err.text);
-    }
+    assert_ok(mx_json_load(path, 1 << 24, &root, err));
+    free(path);
     const json_t *base = json_object_get(root, "base");
     const json_t *cases = json_object_get(root, "cases");
     const json_t *texts = json_object_get(root, "texts");
