@@ -18,6 +18,11 @@ static bool is_matrix(const mx_tensor *tensor, uint64_t rows, uint64_t cols)
 
 static mx_status check_plain(const mx_tensor *tensor, const mx_llama_tensor *layout, mx_error *err)
 {
+    if (mx_dtype_get(tensor->dtype)->decode == NULL) {
+        return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: tensor %s: type %s cannot be weights%s",
+                            tensor->file, tensor->name, tensor->type_name,
+                            layout->projection ? " here (codes without quantization_config?)" : "");
+    }
     if (layout->n_dims == 1 && (tensor->n_dims != 1 || tensor->shape[0] != layout->shape[0])) {
         return mx_error_set(err, MX_ERR_FORMAT,
                             "%s: tensor %s: shape: must be [%llu] by the config", tensor->file,
@@ -25,11 +30,6 @@ static mx_status check_plain(const mx_tensor *tensor, const mx_llama_tensor *lay
     }
     if (layout->n_dims == 2 && !is_matrix(tensor, layout->shape[0], layout->shape[1])) {
         return shape_error(tensor, layout->shape[0], layout->shape[1], err);
-    }
-    if (mx_dtype_get(tensor->dtype)->decode == NULL) {
-        return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: tensor %s: type %s cannot be weights%s",
-                            tensor->file, tensor->name, tensor->type_name,
-                            layout->projection ? " here (codes without quantization_config?)" : "");
     }
     return MX_OK;
 }

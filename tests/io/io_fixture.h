@@ -46,21 +46,30 @@ static inline char *golden_path(const char *name)
     return out;
 }
 
-/* The shared file, malloc'd; the test is skipped when it is not here. */
-static inline char *data_path_or_skip(const char *name)
+/* The shared file, malloc'd; NULL, and a line that says so, when it is not here. */
+static inline char *find_data(const char *name)
 {
     const char *root = getenv("MXLM_DATA_DIR");
     char *path = root == NULL ? NULL : mx_path_join(root, name);
     if (path == NULL || !mx_path_is_file(path)) {
         print_message("skipped: no %s in MXLM_DATA_DIR\n", name);
         free(path);
+        return NULL;
+    }
+    return path;
+}
+
+static inline char *data_path_or_skip(const char *name)
+{
+    char *path = find_data(name);
+    if (path == NULL) {
         skip();
     }
     return path;
 }
 
-/* The real checkpoint, malloc'd, or skip. */
-static inline char *smollm2_path_or_skip(void)
+/* The real checkpoint, malloc'd, or NULL and a line. */
+static inline char *find_smollm2(void)
 {
     const char *given = getenv("MXLM_SMOLLM2_GGUF"), *cache = getenv("XDG_CACHE_HOME");
     const char *home = getenv("HOME");
@@ -77,7 +86,7 @@ static inline char *smollm2_path_or_skip(void)
     if (!mx_path_is_file(out)) {
         print_message("skipped: no %s\n", out);
         free(out);
-        skip();
+        return NULL;
     }
     return out;
 }
