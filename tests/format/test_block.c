@@ -267,6 +267,51 @@ static void block_of_one_keeps_every_exponent(void **state)
     assert_int_equal(scales[5], 127);
 }
 
+/* A format that brings its own codec instead of element.h's. */
+static float own_decode(const mx_format *format, uint32_t code)
+{
+    (void)format;
+    const mx_format *fp4 = mx_format_find("fp4_e2m1");
+    return -fp4->decode(fp4, code);
+}
+
+static uint32_t own_encode(const mx_format *format, double y, mx_round round, uint32_t random)
+{
+    (void)format;
+    const mx_format *fp4 = mx_format_find("fp4_e2m1");
+    return fp4->encode(fp4, -y, round, random);
+}
+
+static void formats_may_bring_their_codec(void **state)
+{
+    (void)state;
+    mx_format own = {.name = "own",
+                     .kind = MX_KIND_FLOAT,
+                     .bits = 4,
+                     .emax = 2,
+                     .max = 6,
+                     .decode = own_decode,
+                     .encode = own_encode};
+    uint64_t seed = 31;
+    float x[100], out[100], want[100];
+    uint8_t codes[50], fp4_codes[50], scales[4], fp4_scales[4];
+    fill_block(&seed, 0, x, 100);
+    for (int r = 0; r < MX_ROUND_COUNT; r++) {
+        mx_quant quant = {.format = &own, .block = 32, .round = (mx_round)r, .seed = 2};
+        mx_quant fp4 = quant;
+        fp4.format = mx_format_find("fp4_e2m1");
+        mx_row_encode(&quant, x, 100, 4, codes, scales);
+        mx_row_encode(&fp4, x, 100, 4, fp4_codes, fp4_scales);
+        assert_memory_equal(scales, fp4_scales, sizeof scales);
+        assert_memory_not_equal(codes, fp4_codes, sizeof codes); /* mirrored */
+        mx_row_cast(&quant, x, 100, 4, out);
+        mx_row_cast(&fp4, x, 100, 4, want);
+        for (int i = 0; i < 100; i++) {
+            assert_true(out[i] == want[i]);
+        }
+    }
+}
+
 static void unquantized_rows_keep_their_bits(void **state)
 {
     (void)state;
@@ -355,6 +400,7 @@ int main(void)
         cmocka_unit_test(sizes_of_rows),
         cmocka_unit_test(rows_equal_their_blocks),
         cmocka_unit_test(block_of_one_keeps_every_exponent),
+        cmocka_unit_test(formats_may_bring_their_codec),
         cmocka_unit_test(unquantized_rows_keep_their_bits),
         cmocka_unit_test(plain_rows_round_elements),
         cmocka_unit_test(plain_rows_equal_the_formula),

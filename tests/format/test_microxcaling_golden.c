@@ -1,5 +1,7 @@
-/* microxcaling's own outputs (shared data, golden/microxcaling.safetensors): seven
- * formats, three roundings, blocks of 32 and 16, a ragged width; equal bit for bit. */
+/* microxcaling's own outputs, equal bit for bit: seven formats, three roundings,
+ * blocks of 32 and 16, a ragged width (shared data, golden/microxcaling.safetensors);
+ * and its other options (golden/microxcaling_options.safetensors of the tests, made by
+ * tools/oracle_microxcaling.py). */
 #include <stdarg.h>
 #include <stddef.h>
 #include <setjmp.h>
@@ -10,11 +12,6 @@
 
 enum { WIDTH_MAX = 64 };
 
-typedef struct golden_case {
-    char format[32], round[32];
-    unsigned block, width;
-} golden_case;
-
 static const float *golden_row(const mx_tensor *tensor, uint64_t row, float *buffer)
 {
     size_t bytes = (size_t)tensor->shape[1] * sizeof(float);
@@ -22,35 +19,48 @@ static const float *golden_row(const mx_tensor *tensor, uint64_t row, float *buf
     return buffer;
 }
 
-/* Number of values compared. */
-static uint64_t compare(const mx_safetensors *golden, const mx_tensor *want, const golden_case *c)
+static bool same_value(const mx_quant *quant, float got, float want)
 {
-    char input_name[32];
-    snprintf(input_name, sizeof input_name, "input.%u", c->width);
-    const mx_tensor *input = mx_safetensors_find(golden, input_name);
-    assert_non_null(input);
-    assert_true(input->shape[1] == c->width && input->shape[0] == want->shape[0]);
+    /* microxcaling keeps integers as floats, where -0 exists; two's complement has
+     * none. NaN has many patterns. */
+    if ((quant->format->kind == MX_KIND_INT && want == 0) || isnan(want)) {
+        return want == 0 ? got == 0 : isnan(got);
+    }
+    return memcmp(&got, &want, sizeof got) == 0;
+}
 
-    mx_quant quant = {.format = mx_format_find(c->format), .block = c->block};
-    assert_non_null(quant.format);
-    assert_int_equal(mx_round_parse(c->round, &quant.round, NULL), MX_OK);
+/* Casts every row of `input` and compares with `want`; number of values. */
+static uint64_t compare(const mx_quant *quant, const mx_tensor *input, const mx_tensor *want)
+{
+    assert_non_null(input);
+    assert_true(want->dtype == MX_DTYPE_F32 && want->n_dims == 2 && input->n_dims == 2);
+    assert_true(input->shape[1] == want->shape[1] && input->shape[0] == want->shape[0]);
+    assert_true(want->shape[1] <= WIDTH_MAX);
     float x[WIDTH_MAX], expected[WIDTH_MAX], out[WIDTH_MAX];
+    size_t width = (size_t)want->shape[1];
     for (uint64_t row = 0; row < want->shape[0]; row++) {
-        mx_row_cast(&quant, golden_row(input, row, x), c->width, row, out);
+        mx_row_cast(quant, golden_row(input, row, x), width, row, out);
         golden_row(want, row, expected);
-        for (unsigned i = 0; i < c->width; i++) {
-            /* microxcaling keeps integers as floats, where -0 exists; two's
-             * complement has none. */
-            if (quant.format->kind == MX_KIND_INT && expected[i] == 0) {
-                expected[i] = 0;
-            }
-            if (memcmp(&out[i], &expected[i], sizeof out[i]) != 0) {
-                fail_msg("%s row %llu column %u: x %a gives %a, not %a", want->name,
+        for (size_t i = 0; i < width; i++) {
+            if (!same_value(quant, out[i], expected[i])) {
+                fail_msg("%s row %llu column %zu: x %a gives %a, not %a", want->name,
                          (unsigned long long)row, i, x[i], out[i], expected[i]);
             }
         }
     }
-    return want->shape[0] * c->width;
+    return want->shape[0] * width;
+}
+
+static mx_safetensors *golden_open(const char *dir, const char *name)
+{
+    char path[4096];
+    mx_error err = {0};
+    mx_safetensors *golden;
+    snprintf(path, sizeof path, "%s/golden/%s", dir, name);
+    if (mx_safetensors_open(path, &golden, &err) != MX_OK) {
+        fail_msg("%s", err.text);
+    }
+    return golden;
 }
 
 static void all_outputs_are_equal(void **state)
@@ -61,22 +71,20 @@ static void all_outputs_are_equal(void **state)
         print_message("MXLM_DATA_DIR is not set: golden/microxcaling.safetensors is needed\n");
         skip();
     }
-    char path[4096];
-    mx_error err = {0};
-    mx_safetensors *golden;
-    snprintf(path, sizeof path, "%s/golden/microxcaling.safetensors", dir);
-    if (mx_safetensors_open(path, &golden, &err) != MX_OK) {
-        fail_msg("%s", err.text);
-    }
+    mx_safetensors *golden = golden_open(dir, "microxcaling.safetensors");
     size_t cases = 0;
     uint64_t values = 0;
     for (size_t i = 0; i < mx_safetensors_count(golden); i++) {
-        const mx_tensor *tensor = mx_safetensors_at(golden, i);
-        golden_case c;
-        if (sscanf(tensor->name, "%31[^.].%31[^.].b%u.%u", c.format, c.round, &c.block, &c.width) ==
+        const mx_tensor *want = mx_safetensors_at(golden, i);
+        char format[32], rounding[32], input[32];
+        mx_quant quant = {0};
+        unsigned width;
+        if (sscanf(want->name, "%31[^.].%31[^.].b%u.%u", format, rounding, &quant.block, &width) ==
             4) {
-            assert_true(tensor->dtype == MX_DTYPE_F32 && c.width <= WIDTH_MAX);
-            values += compare(golden, tensor, &c);
+            quant.format = mx_format_find(format);
+            assert_int_equal(mx_round_parse(rounding, &quant.round, NULL), MX_OK);
+            snprintf(input, sizeof input, "input.%u", width);
+            values += compare(&quant, mx_safetensors_find(golden, input), want);
             cases++;
         }
     }
@@ -85,10 +93,39 @@ static void all_outputs_are_equal(void **state)
     print_message("%zu outputs, %llu values equal\n", cases, (unsigned long long)values);
 }
 
+/* int2, the whole axis, other blocks, shared_exp_method none, flushing, NaN, Inf. */
+static void all_options_are_equal(void **state)
+{
+    (void)state;
+    const char *dir = getenv("MXLM_TEST_DIR");
+    assert_non_null(dir);
+    mx_safetensors *golden = golden_open(dir, "microxcaling_options.safetensors");
+    const mx_tensor *input = mx_safetensors_find(golden, "input");
+    size_t cases = 0;
+    for (size_t i = 0; i < mx_safetensors_count(golden); i++) {
+        const mx_tensor *want = mx_safetensors_at(golden, i);
+        char format[32], rounding[32], method[8];
+        mx_quant quant = {0};
+        unsigned flush;
+        if (sscanf(want->name, "%31[^.].%31[^.].b%u.%7[^.].flush%u", format, rounding, &quant.block,
+                   method, &flush) == 5) {
+            quant.format = mx_format_find(format);
+            assert_int_equal(mx_round_parse(rounding, &quant.round, NULL), MX_OK);
+            quant.block = strcmp(method, "none") == 0 ? 1 : quant.block;
+            quant.flush_subnormals = flush != 0;
+            compare(&quant, input, want);
+            cases++;
+        }
+    }
+    mx_safetensors_close(golden);
+    assert_int_equal(cases, 50); /* 5 formats, 2 roundings, 5 layouts */
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(all_outputs_are_equal),
+        cmocka_unit_test(all_options_are_equal),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
