@@ -62,7 +62,7 @@ case "${1:-}" in
     say "build with address and undefined-behaviour sanitizers"
     configure_and_build "$build/sanitize" all -DMXLM_SANITIZE=ON
     say "fast tests under the sanitizers"
-    run_tests "$build/sanitize" -LE slow
+    run_tests "$build/sanitize" -LE 'slow|source'
     say "tests"
     run_tests "$build"
     finish
