@@ -188,6 +188,8 @@ def added_cases(cases: dict, size: int) -> None:
     cases["rstrip over a token"] = {"added_tokens": [
         added(size, "spaces", rstrip=True), added(size + 1, "\t"),
         added(size + 2, "<s>", rstrip=True), added(size + 3, " the")]}
+    cases["added, prefix space"] = {"pre_tokenizer": {**GPT2, "add_prefix_space": True},
+                                    "added_tokens": [added(size, "<s>"), added(size + 1, "word")]}
     cases["two sets"] = {"added_tokens": [
         added(size, "river's"), added(size + 1, "the river", normalized=True)]}
     for form in ("NFC", "NFKD"):

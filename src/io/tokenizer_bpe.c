@@ -24,8 +24,8 @@ mx_status mx_bpe_create(mx_bpe *bpe, size_t n, mx_error *err)
         return mx_error_set(err, MX_ERR_UNSUPPORTED, "merges: too many");
     }
     uint32_t slots = 16;
-    while (slots / 2 < n) {
-        slots *= 2;
+    while (slots / 3 * 2 < n) {
+        slots *= 2; /* at most two thirds full */
     }
     size_t bytes = slots * sizeof(mx_merge);
     bpe->table = malloc(bytes);
@@ -35,6 +35,7 @@ mx_status mx_bpe_create(mx_bpe *bpe, size_t n, mx_error *err)
     memset(bpe->table, 0xFF, bytes); /* rank NO_RANK: free */
     bpe->mask = slots - 1;
     bpe->n_merges = 0;
+    bpe->capacity = (uint32_t)n;
     return MX_OK;
 }
 
@@ -117,7 +118,7 @@ mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, s
     merge.id = (uint32_t)id;
     mx_merge *slot = merge_slot(tokenizer, merge.left, merge.right);
     if (slot->rank == NO_RANK) {
-        if (bpe->n_merges > bpe->mask / 2) {
+        if (bpe->n_merges == bpe->capacity) {
             return mx_error_set(err, MX_ERR_FORMAT, "%s: merges: too many", tokenizer->where);
         }
         bpe->n_merges++;

@@ -219,7 +219,7 @@ typedef struct mx_merge {
 
 typedef struct mx_bpe {
     mx_merge *table; /* [mask + 1] open addressing by (left, right) */
-    uint32_t mask, n_merges;
+    uint32_t mask, n_merges, capacity;
     int32_t byte_id[256]; /* -1: not in the vocabulary */
     int32_t unk;          /* -1: unknown bytes vanish, as in `tokenizers` */
     bool fuse_unk, ignore_merges;

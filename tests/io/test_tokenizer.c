@@ -5,6 +5,21 @@
 #include "io/tokenizer.h"
 #include "io_fixture.h"
 
+#include <time.h>
+
+/* Sanitizers slow the code down; clang and gcc name theirs differently. */
+#ifdef __has_feature
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SLOWDOWN 20
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SLOWDOWN 20
+#endif
+#ifndef SLOWDOWN
+#define SLOWDOWN 1
+#endif
+
 static mx_tokenizer *open_tokenizer(const char *path)
 {
     mx_error err = {0};
@@ -181,9 +196,9 @@ static const char *const shared_names[] = {"llama-3.2-1b/tokenizer.json", "smoll
 static double time_encode(const mx_tokenizer *tokenizer, const char *text, size_t length, size_t *n)
 {
     int32_t *ids = NULL;
-    double begin = mx_clock_seconds();
+    clock_t begin = clock(); /* of this process: others may be at work here */
     assert_ok(mx_tokenizer_encode(tokenizer, text, length, false, &ids, n, err));
-    double seconds = mx_clock_seconds() - begin;
+    double seconds = (double)(clock() - begin) / CLOCKS_PER_SEC;
     check_round_trip(tokenizer, ids, *n, text, length);
     mx_ids_free(ids);
     return seconds;
@@ -206,9 +221,7 @@ static void test_long_words(void **state)
             double seconds = time_encode(tokenizer, text, LENGTH, &n);
             print_message("%s, 512 KiB of '%s': %zu ids in %.3f s\n", shared_names[i], units[unit],
                           n, seconds);
-#if !defined(__SANITIZE_ADDRESS__) && !defined(__SANITIZE_THREAD__)
-            assert_true(seconds < 1.0);
-#endif
+            assert_true(seconds < 1.0 * SLOWDOWN);
         }
         mx_tokenizer_close(tokenizer);
     }
