@@ -14,7 +14,7 @@
  * Tile (16 tokens):
  *     header  64 bytes: smallest and largest scale byte, NaN not counted
  *     seeds   int32 [n_blocks][16]: -offset * sum of the block's values
- *     slots   uint32 [n_blocks][16]: 64 * scale byte, the place of the block's scale
+ *     slots   uint32 [n_blocks][16]: 128 * scale byte, the place of the block's scale
  *             in a table of vectors indexed by the scale byte
  *     factors float [n_blocks][16]: 2^(scale - 127 - shift), NaN for 0xFF
  *     codes   [quad][token][4] int8 table values
@@ -28,7 +28,7 @@
 enum {
     MX_LAYOUT_HEADER = 64,
     MX_QUAD_BYTES = 64,   /* one quad of 16 rows or tokens */
-    MX_SLOT_BYTES = 64,   /* one entry of a scale table: 16 floats */
+    MX_SLOT_BYTES = 128,  /* one entry of a scale table: 32 rows at most */
     MX_BYTE_OFFSET = 128, /* of weights kept as bytes */
     MX_SCALE_MIN_AT = 0,  /* places in a header */
     MX_SCALE_MAX_AT = 1,

@@ -1,17 +1,18 @@
 /*
  * Exact integer product with AVX-512 VNNI.
  *
- * Many tokens ("sweep"): two panels (32 rows) at a time pass over up to 128
- * tokens block by block; fp32 accumulators of the group live in the first-level
- * cache. Integer dots start at the seed -offset * sum(a), which undoes the
- * weights' offset, and end as acc = fma(cvt(dot), 2^e, acc). On Intel all 512-bit
- * arithmetic shares two ports, so instructions beyond the 8 vpdpbusd of 16 rows x
- * token x block cost their full share: the seed comes from a broadcast load, and
- * 2^e from a table of vectors, built once a block, that the token's scale byte
- * indexes. What remains is one convert and one fma.
+ * Many tokens ("sweep"): two panels (32 rows) pass over a group of tokens, a run of
+ * blocks at a time, whose unpacked weights stay in the first-level cache. Four
+ * tokens keep their dots and fp32 accumulators in registers through the run.
  *
- * Few tokens: accumulators stay in registers and the panels are read once, as
- * they stream from memory.
+ * On Intel all 512-bit arithmetic shares two ports, so whatever comes on top of the
+ * 8 vpdpbusd of 16 rows x token x block costs its full share. A dot starts at the
+ * seed -offset * sum(a), a broadcast load, which undoes the weights' offset; it ends
+ * as acc = fma(cvt(dot), 2^e, acc), where 2^e comes from a table of vectors, built
+ * once a block, that the token's scale byte indexes. That leaves 2 for 8.
+ *
+ * Few tokens: panels are read once, unpacked in registers, as they stream from
+ * memory.
  */
 #include "kernel/kernel_avx512.h"
 
@@ -22,9 +23,11 @@
 #include <string.h>
 
 enum {
-    GROUP_TILES = 8,  /* 128 tokens: accumulators take 16 KiB */
-    PIECE_QUADS = 64, /* of a long block, unpacked at a time */
-    STEP = 8,         /* tokens at a time: 16 independent vpdpbusd chains */
+    GROUP_TILES = 16,          /* at most so many tiles in a group: accumulators take 32 KiB */
+    GROUP_BYTES = 1024 * 1024, /* of tiles: half of a common second-level cache */
+    RUN_QUADS = 64,            /* of unpacked weights: 4 KiB a panel */
+    RUN_BLOCKS = RUN_QUADS / 2,
+    STEP = 4,         /* tokens at a time: 8 independent vpdpbusd chains */
     SMALL_TOKENS = 8, /* at most so many take the path for few tokens */
     SCALES = 256,
 };
@@ -69,221 +72,350 @@ typedef struct sweep {
     const uint8_t *panels[2];
     size_t n_panels; /* 1 or 2 */
     const uint8_t *tiles;
-    size_t n_tiles;
+    size_t n_tokens, n_tiles;
     bool plain; /* mx_layout_is_plain */
+    float *out; /* of the first row and token */
+    size_t out_stride;
+    __mmask16 rows[2]; /* valid ones */
     /* Scratch. The table holds exponents e where the data is not plain, else 2^e. */
-    float table[2][SCALES][16] __attribute__((aligned(64)));
+    float table[SCALES][2][16] __attribute__((aligned(64)));
     float acc[GROUP_TILES * 16][2][16] __attribute__((aligned(64)));
     int32_t dots[GROUP_TILES * 16][2][16] __attribute__((aligned(64)));
-    uint8_t weights[2][PIECE_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
+    uint8_t weights[2][RUN_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
 } sweep;
 
-/* A part of a block: quads [first, first + n_quads) of the row. */
-typedef struct piece {
-    size_t block, first_quad, n_quads;
-    bool begins, ends; /* the block */
+/* Whole blocks of one length, or a part of a long one. */
+typedef struct run {
+    size_t block, n_blocks;
+    size_t first_quad, n_quads; /* in the row; of each block */
+    bool begins, ends;          /* false: the block's dots come from, rest in scratch */
+    bool first, last;           /* of the row */
     const uint8_t *weights[2];
-} piece;
+    const char *tables[RUN_BLOCKS]; /* plus a token's slot: its scale's entry */
+} run;
 
-/* Range of the block's scale bytes over the tiles, NaN left out. */
+/* Range of the block's scale bytes over the tiles. */
 static void scale_range(const sweep *s, size_t block, uint32_t *low, uint32_t *high)
 {
-    __m512i min = _mm512_set1_epi32(SCALES), max = _mm512_setzero_si512();
-    for (size_t i = 0; i < s->n_tiles; i++) {
-        const uint8_t *tile = s->tiles + i * s->layout->tile_bytes;
-        __m512i scale =
-            _mm512_srli_epi32(_mm512_load_si512(tile + s->layout->tile_slots + block * 64), 6);
-        __mmask16 valid = _mm512_cmpneq_epu32_mask(scale, _mm512_set1_epi32(MX_E8M0_NAN));
-        min = _mm512_mask_min_epu32(min, valid, min, scale);
-        max = _mm512_mask_max_epu32(max, valid, max, scale);
+    const uint8_t *slots = s->tiles + s->layout->tile_slots + block * 64;
+    __m512i min = _mm512_load_si512(slots), max = min;
+    for (size_t i = 1; i < s->n_tiles; i++) {
+        __m512i slot = _mm512_load_si512(slots + i * s->layout->tile_bytes);
+        min = _mm512_min_epu32(min, slot);
+        max = _mm512_max_epu32(max, slot);
     }
-    *low = _mm512_reduce_min_epu32(min);
-    *high = _mm512_reduce_max_epu32(max);
+    *low = _mm512_reduce_min_epu32(min) / MX_SLOT_BYTES;
+    *high = _mm512_reduce_max_epu32(max) / MX_SLOT_BYTES;
 }
 
-/* Table entries of the scale bytes that the block's tokens have. */
-static void table_fill(sweep *s, size_t block)
+/* 2^e, or e, of 16 rows for scale bytes low .. high of the tokens. */
+static void table_fill(sweep *s, size_t block, size_t p, uint32_t low, uint32_t high, float *entry)
 {
-    uint32_t low, high;
-    scale_range(s, block, &low, &high);
-    int bias = 2 * MX_E8M0_BIAS + s->layout->pair.shift;
-    for (size_t p = 0; p < s->n_panels; p++) {
-        const uint8_t *scales = s->panels[p] + s->layout->panel_scales + block * 16;
-        __m512i w = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)scales));
-        __mmask16 nan = _mm512_cmpeq_epi32_mask(w, _mm512_set1_epi32(MX_E8M0_NAN));
-        __m512 exponent = _mm512_cvtepi32_ps(_mm512_sub_epi32(w, _mm512_set1_epi32(bias)));
-        exponent = _mm512_mask_mov_ps(exponent, nan, _mm512_set1_ps(__builtin_nanf("")));
-        for (uint32_t a = low; a <= high && a < MX_E8M0_NAN; a++) {
-            __m512 e = _mm512_add_ps(exponent, _mm512_set1_ps((float)a));
-            e = s->plain ? _mm512_scalef_ps(_mm512_set1_ps(1.0f), e) : e;
-            _mm512_store_ps(s->table[p][a], e);
-        }
+    const uint8_t *scales = s->panels[p] + s->layout->panel_scales + block * 16;
+    __m512 nan = _mm512_set1_ps(__builtin_nanf(""));
+    __m512i w = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(const void *)scales));
+    __mmask16 w_nan = _mm512_cmpeq_epi32_mask(w, _mm512_set1_epi32(MX_E8M0_NAN));
+    w = _mm512_sub_epi32(w, _mm512_set1_epi32(2 * MX_E8M0_BIAS + s->layout->pair.shift));
+    __m512 exponent = _mm512_mask_mov_ps(_mm512_cvtepi32_ps(w), w_nan, nan);
+    for (uint32_t a = low; a <= high; a++, entry += 32) {
+        __m512 e = a == MX_E8M0_NAN ? nan : _mm512_add_ps(exponent, _mm512_set1_ps((float)a));
+        _mm512_store_ps(entry, s->plain ? _mm512_scalef_ps(_mm512_set1_ps(1.0f), e) : e);
     }
 }
 
-/* One row of accumulators at a finished dot. */
-MX_TEMPLATE void acc_add(__m512i dot, const float *entry, float *acc, bool plain)
+/* Tables of the blocks from r->block on, as many as fit: shortens the run. */
+static void run_tables(sweep *s, run *r)
 {
-    __m512 value = _mm512_cvtepi32_ps(dot), factor = _mm512_load_ps(entry);
-    __m512 sum = _mm512_load_ps(acc);
-    sum = plain ? _mm512_fmadd_ps(value, factor, sum)
-                : _mm512_add_ps(sum, _mm512_scalef_ps(value, factor));
-    _mm512_store_ps(acc, sum);
-}
-
-/* Dots of 16 * n_panels rows and STEP tokens from `token` on, over one piece. */
-MX_TEMPLATE void step_dots(sweep *s, const piece *part, size_t n_quads, size_t tile, size_t token,
-                           int n_panels, bool whole, bool plain)
-{
-    const mx_int_layout *layout = s->layout;
-    const uint8_t *base = s->tiles + tile * layout->tile_bytes;
-    const uint8_t *lane = base + part->block * 64 + token * 4;
-    const uint8_t *a = base + layout->tile_codes + part->first_quad * MX_QUAD_BYTES + token * 4;
-    size_t row = tile * 16 + token;
-    __m512i dot[2][STEP];
-    MX_UNROLL
-    for (int p = 0; p < n_panels; p++) {
-        MX_UNROLL
-        for (int t = 0; t < STEP; t++) {
-            dot[p][t] = whole || part->begins ? broadcast_u32(lane + layout->tile_seeds + t * 4)
-                                              : _mm512_load_si512(s->dots[row + (size_t)t][p]);
+    size_t used = 0;
+    for (size_t b = 0; b < r->n_blocks; b++) {
+        uint32_t low, high;
+        scale_range(s, r->block + b, &low, &high);
+        size_t n = high - low + 1;
+        if (used + n > SCALES) {
+            r->n_blocks = b;
+            return;
         }
-    }
-    const uint8_t *w0 = part->weights[0], *w1 = part->weights[1];
-    for (size_t q = 0; q < n_quads; q++) {
-        __m512i w[2] = {_mm512_load_si512(w0 + q * MX_QUAD_BYTES)};
-        if (n_panels > 1) {
-            w[1] = _mm512_load_si512(w1 + q * MX_QUAD_BYTES);
+        for (size_t p = 0; p < s->n_panels; p++) {
+            table_fill(s, r->block + b, p, low, high, s->table[used][p]);
         }
-        MX_UNROLL
-        for (int t = 0; t < STEP; t++) {
-            __m512i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
-            MX_UNROLL
-            for (int p = 0; p < n_panels; p++) {
-                dot[p][t] = _mm512_dpbusd_epi32(dot[p][t], w[p], value);
-            }
-        }
-    }
-    MX_UNROLL
-    for (int t = 0; t < STEP; t++) {
-        uint32_t slot;
-        memcpy(&slot, lane + layout->tile_slots + t * 4, sizeof slot);
-        MX_UNROLL
-        for (int p = 0; p < n_panels; p++) {
-            if (whole || part->ends) {
-                const char *entry = (const char *)s->table[p] + slot;
-                acc_add(dot[p][t], (const float *)(const void *)entry, s->acc[row + (size_t)t][p],
-                        plain);
-            } else {
-                _mm512_store_si512(s->dots[row + (size_t)t][p], dot[p][t]);
-            }
-        }
+        r->tables[b] = (const char *)s->table + used * MX_SLOT_BYTES - (size_t)low * MX_SLOT_BYTES;
+        used += n;
     }
 }
 
-/* One piece over all tiles of the group; the literal arguments make the copies. */
-MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, int n_panels, bool plain)
+/* Bytes of the run's weights: in place, or unpacked to scratch. */
+static void run_weights(sweep *s, run *r)
 {
-    for (size_t tile = 0; tile < s->n_tiles; tile++) {
-        for (size_t token = 0; token < 16; token += STEP) {
-            if (part->begins && part->ends && part->n_quads == 8) {
-                step_dots(s, part, 8, tile, token, n_panels, true, plain);
-            } else {
-                step_dots(s, part, part->n_quads, tile, token, n_panels, false, plain);
-            }
-        }
-    }
-}
-
-static void piece_sweep_any(sweep *s, const piece *part)
-{
-    if (!s->plain) {
-        s->n_panels == 2 ? piece_sweep(s, part, 2, false) : piece_sweep(s, part, 1, false);
-    } else {
-        s->n_panels == 2 ? piece_sweep(s, part, 2, true) : piece_sweep(s, part, 1, true);
-    }
-}
-
-/* Bytes of the piece's weights: in place, or unpacked to scratch. */
-static void piece_weights(sweep *s, piece *part)
-{
+    size_t n_quads = r->n_blocks * r->n_quads;
     for (size_t p = 0; p < s->n_panels; p++) {
         const uint8_t *codes = s->panels[p] + s->layout->panel_codes;
         if (!s->layout->nibbles) {
-            part->weights[p] = codes + part->first_quad * MX_QUAD_BYTES;
+            r->weights[p] = codes + r->first_quad * MX_QUAD_BYTES;
             continue;
         }
-        codes += part->first_quad / 2 * MX_QUAD_BYTES;
-        for (size_t q = 0; q < part->n_quads; q += 2) {
+        codes += r->first_quad / 2 * MX_QUAD_BYTES;
+        for (size_t q = 0; q < n_quads; q += 2) {
             __m512i quads[2];
             octet_load(codes + q / 2 * MX_QUAD_BYTES, true, s->nibbles, quads);
             _mm512_store_si512(s->weights[p][q], quads[0]);
             _mm512_store_si512(s->weights[p][q + 1], quads[1]);
         }
-        part->weights[p] = s->weights[p][0];
+        r->weights[p] = s->weights[p][0];
     }
 }
 
-static void block_sweep(sweep *s, size_t block)
-{
-    const mx_int_pair *pair = &s->layout->pair;
-    size_t begin = block * pair->block / 4;
-    size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
-    table_fill(s, block);
-    for (size_t q = 0; q < n_quads; q += PIECE_QUADS) {
-        piece part = {
-            .block = block,
-            .first_quad = begin + q,
-            .n_quads = mx_min_size(n_quads - q, PIECE_QUADS),
-            .begins = q == 0,
-            .ends = n_quads - q <= PIECE_QUADS,
-        };
-        piece_weights(s, &part);
-        piece_sweep_any(s, &part);
-    }
-}
+/* Where STEP tokens stand in a run. Passed by value, so that stores cannot make the
+ * compiler load the addresses again. */
+typedef struct step {
+    const uint8_t *weights[2];
+    const uint8_t *seeds, *slots, *quads; /* of the step's first token */
+    float *acc;                           /* [STEP][2][16] */
+    int32_t *dots;                        /* [STEP][2][16] */
+} step;
 
-/* acc [tokens][n_panels][16] to out columns [row, row + n_rows). */
-static void sweep_store(const sweep *s, const mx_int_product *product, size_t token,
-                        size_t n_tokens, size_t row)
+/* dot += one quad of the weights. */
+MX_TEMPLATE void step_quad(step at, size_t q, int n_panels, __m512i dot[2][STEP])
 {
-    for (size_t p = 0; p < s->n_panels; p++) {
-        size_t n_rows = mx_min_size(product->n_rows - row - p * 16, 16);
-        __mmask16 mask = (__mmask16)((1u << n_rows) - 1);
-        float *out = product->out + token * product->out_stride + row + p * 16;
-        for (size_t t = 0; t < n_tokens; t++) {
-            _mm512_mask_storeu_ps(out + t * product->out_stride, mask,
-                                  _mm512_load_ps(s->acc[t][p]));
+    __m512i w[2];
+    MX_UNROLL
+    for (int p = 0; p < n_panels; p++) {
+        w[p] = _mm512_load_si512(at.weights[p] + q * MX_QUAD_BYTES);
+    }
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        __m512i value = broadcast_u32(at.quads + q * MX_QUAD_BYTES + t * 4);
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            dot[p][t] = _mm512_dpbusd_epi32(dot[p][t], w[p], value);
         }
     }
 }
 
-static void product_sweep(const mx_int_product *product, const mx_int_layout *layout,
-                          size_t first_panel, size_t n_panels, size_t first_tile)
+MX_TEMPLATE void step_seed(step at, int n_panels, __m512i dot[2][STEP])
 {
-    const uint8_t *panels = product->panels + first_panel * layout->panel_bytes;
-    size_t token = first_tile * 16,
-           n_tokens = mx_min_size(product->n_tokens - token, GROUP_TILES * 16);
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            dot[p][t] = broadcast_u32(at.seeds + t * 4);
+        }
+    }
+}
+
+/* The end of a block: dots onto the accumulators. */
+MX_TEMPLATE void step_add(step at, const char *table, int n_panels, bool plain,
+                          const __m512i dot[2][STEP], __m512 acc[2][STEP])
+{
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        uint32_t slot;
+        memcpy(&slot, at.slots + t * 4, sizeof slot);
+        const float *entry = (const float *)(const void *)(table + slot);
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            __m512 value = _mm512_cvtepi32_ps(dot[p][t]), factor = _mm512_load_ps(entry + p * 16);
+            acc[p][t] = plain ? _mm512_fmadd_ps(value, factor, acc[p][t])
+                              : _mm512_add_ps(acc[p][t], _mm512_scalef_ps(value, factor));
+        }
+    }
+}
+
+MX_TEMPLATE void acc_load(const float *from, bool fresh, int n_panels, __m512 acc[2][STEP])
+{
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            acc[p][t] = fresh ? _mm512_setzero_ps() : _mm512_load_ps(from + (t * 2 + p) * 16);
+        }
+    }
+}
+
+/* To scratch, or after the row's last block to `out`. */
+MX_TEMPLATE void acc_store(const sweep *s, bool last, size_t token, float *to, int n_panels,
+                           const __m512 acc[2][STEP])
+{
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            if (!last) {
+                _mm512_store_ps(to + (t * 2 + p) * 16, acc[p][t]);
+            } else if (token + (size_t)t < s->n_tokens) {
+                float *out = s->out + (token + (size_t)t) * s->out_stride + p * 16;
+                _mm512_mask_storeu_ps(out, s->rows[p], acc[p][t]);
+            }
+        }
+    }
+}
+
+/* Whole blocks. n_quads is a literal where blocks have the common length. */
+MX_TEMPLATE void step_blocks(const sweep *s, const run *r, size_t token, step at, size_t n_quads,
+                             int n_panels, bool plain)
+{
+    __m512i dot[2][STEP];
+    __m512 acc[2][STEP];
+    float *resting = at.acc;
+    acc_load(resting, r->first, n_panels, acc);
+    for (size_t b = 0; b < r->n_blocks; b++) {
+        step_seed(at, n_panels, dot);
+        if (n_quads == 8) {
+            MX_UNROLL
+            for (size_t q = 0; q < 8; q++) {
+                step_quad(at, q, n_panels, dot);
+            }
+        } else {
+            for (size_t q = 0; q < n_quads; q++) {
+                step_quad(at, q, n_panels, dot);
+            }
+        }
+        step_add(at, r->tables[b], n_panels, plain, dot, acc);
+        at.seeds += 64;
+        at.slots += 64;
+        at.quads += n_quads * MX_QUAD_BYTES;
+        at.weights[0] += n_quads * MX_QUAD_BYTES;
+        at.weights[1] += n_quads * MX_QUAD_BYTES;
+    }
+    acc_store(s, r->last, token, resting, n_panels, acc);
+}
+
+/* A part of a long block. */
+MX_TEMPLATE void step_part(const sweep *s, const run *r, size_t token, step at, int n_panels,
+                           bool plain)
+{
+    __m512i dot[2][STEP];
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            dot[p][t] = r->begins ? broadcast_u32(at.seeds + t * 4)
+                                  : _mm512_load_si512(at.dots + (t * 2 + p) * 16);
+        }
+    }
+    for (size_t q = 0; q < r->n_quads; q++) {
+        step_quad(at, q, n_panels, dot);
+    }
+    if (r->ends) {
+        __m512 acc[2][STEP];
+        acc_load(at.acc, r->first, n_panels, acc);
+        step_add(at, r->tables[0], n_panels, plain, dot, acc);
+        acc_store(s, r->last, token, at.acc, n_panels, acc);
+        return;
+    }
+    MX_UNROLL
+    for (int t = 0; t < STEP; t++) {
+        MX_UNROLL
+        for (int p = 0; p < n_panels; p++) {
+            _mm512_store_si512(at.dots + (t * 2 + p) * 16, dot[p][t]);
+        }
+    }
+}
+
+/* One run over all tokens of the group; the literal arguments make the copies. */
+MX_TEMPLATE void run_sweep(sweep *s, const run *r, int n_panels, bool plain)
+{
+    const mx_int_layout *layout = s->layout;
+    for (size_t token = 0; token < s->n_tokens; token += STEP) {
+        const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes + token % 16 * 4;
+        step at = {
+            .weights = {r->weights[0], r->weights[1]},
+            .seeds = tile + layout->tile_seeds + r->block * 64,
+            .slots = tile + layout->tile_slots + r->block * 64,
+            .quads = tile + layout->tile_codes + r->first_quad * MX_QUAD_BYTES,
+            .acc = s->acc[token][0],
+            .dots = s->dots[token][0],
+        };
+        if (!r->begins || !r->ends) {
+            step_part(s, r, token, at, n_panels, plain);
+        } else if (r->n_quads == 8) {
+            step_blocks(s, r, token, at, 8, n_panels, plain);
+        } else {
+            step_blocks(s, r, token, at, r->n_quads, n_panels, plain);
+        }
+    }
+}
+
+static void run_sweep_any(sweep *s, const run *r)
+{
+    if (!s->plain) {
+        s->n_panels == 2 ? run_sweep(s, r, 2, false) : run_sweep(s, r, 1, false);
+    } else {
+        s->n_panels == 2 ? run_sweep(s, r, 2, true) : run_sweep(s, r, 1, true);
+    }
+}
+
+/* Whole blocks from `block` on; returns the block after the run. */
+static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
+{
+    const mx_int_pair *pair = &s->layout->pair;
+    size_t most = n_quads * 4 == pair->block ? RUN_QUADS / n_quads : 1;
+    size_t alike = pair->k / pair->block - block; /* full blocks left */
+    run r = {
+        .block = block,
+        .n_blocks = mx_min_size(most, alike > 1 ? alike : 1),
+        .first_quad = block * pair->block / 4,
+        .n_quads = n_quads,
+        .begins = true,
+        .ends = true,
+        .first = block == 0,
+    };
+    run_tables(s, &r);
+    r.last = block + r.n_blocks == pair->n_blocks;
+    run_weights(s, &r);
+    run_sweep_any(s, &r);
+    return block + r.n_blocks;
+}
+
+/* A block longer than a run, in parts. */
+static void sweep_parts(sweep *s, size_t block, size_t n_quads)
+{
+    const mx_int_pair *pair = &s->layout->pair;
+    run r = {.block = block, .n_blocks = 1, .first = block == 0};
+    run_tables(s, &r);
+    r.last = block + 1 == pair->n_blocks;
+    for (size_t q = 0; q < n_quads; q += RUN_QUADS) {
+        r.first_quad = block * pair->block / 4 + q;
+        r.n_quads = mx_min_size(n_quads - q, RUN_QUADS);
+        r.begins = q == 0;
+        r.ends = n_quads - q <= RUN_QUADS;
+        run_weights(s, &r);
+        run_sweep_any(s, &r);
+    }
+}
+
+static void product_sweep(const mx_int_product *product, const mx_int_layout *layout,
+                          size_t first_panel, size_t n_panels, size_t first_tile, size_t n_tiles)
+{
+    size_t token = first_tile * 16, row = first_panel * 16;
     sweep s;
     s.layout = layout;
     s.n_panels = n_panels;
     s.tiles = product->tiles + first_tile * layout->tile_bytes;
-    s.n_tiles = (n_tokens + 15) / 16;
+    s.n_tiles = n_tiles;
+    s.n_tokens = mx_min_size(product->n_tokens - token, n_tiles * 16);
     s.plain = true;
+    s.out = product->out + token * product->out_stride + row;
+    s.out_stride = product->out_stride;
     s.nibbles = _mm512_setzero_si512();
     if (layout->nibbles) {
         s.nibbles = nibble_table(layout, product->weights->format);
     }
     for (size_t p = 0; p < n_panels; p++) {
-        s.panels[p] = panels + p * layout->panel_bytes;
-        s.plain = s.plain && mx_layout_is_plain(layout, s.panels[p], s.tiles, s.n_tiles);
-        _mm512_store_ps(s.table[p][MX_E8M0_NAN], _mm512_set1_ps(__builtin_nanf("")));
+        s.panels[p] = product->panels + (first_panel + p) * layout->panel_bytes;
+        s.plain = s.plain && mx_layout_is_plain(layout, s.panels[p], s.tiles, n_tiles);
+        s.rows[p] = (__mmask16)((1u << mx_min_size(product->n_rows - row - p * 16, 16)) - 1);
     }
-    memset(s.acc, 0, s.n_tiles * sizeof s.acc[0] * 16);
-    for (size_t b = 0; b < layout->pair.n_blocks; b++) {
-        block_sweep(&s, b);
+    const mx_int_pair *pair = &layout->pair;
+    size_t block = 0;
+    while (block < pair->n_blocks) {
+        size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
+        if (n_quads <= RUN_QUADS) {
+            block = sweep_blocks(&s, block, n_quads);
+        } else {
+            sweep_parts(&s, block, n_quads);
+            block++;
+        }
     }
-    sweep_store(&s, product, token, n_tokens, first_panel * 16);
 }
 
 /* ---- few tokens ------------------------------------------------------------ */
@@ -424,7 +556,7 @@ static void product_small(const mx_int_product *product, const mx_int_layout *la
         }
         if (!plain) {
             n = 1;
-            product_sweep(product, layout, panel, 1, 0);
+            product_sweep(product, layout, panel, 1, 0, 1);
         } else if (layout->nibbles) {
             small_nibbles(product, layout, panel, n);
         } else {
@@ -444,9 +576,12 @@ void mx_avx512_int_product(const mx_int_product *product)
         return;
     }
     size_t n_tiles = (product->n_tokens + 15) / 16;
-    for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
+    size_t group = GROUP_BYTES / layout.tile_bytes;
+    group = group < 4 ? 4 : mx_min_size(group, GROUP_TILES);
+    for (size_t tile = 0; tile < n_tiles; tile += group) {
         for (size_t panel = 0; panel < n_panels; panel += 2) {
-            product_sweep(product, &layout, panel, mx_min_size(n_panels - panel, 2), tile);
+            product_sweep(product, &layout, panel, mx_min_size(n_panels - panel, 2), tile,
+                          mx_min_size(n_tiles - tile, group));
         }
     }
 }
