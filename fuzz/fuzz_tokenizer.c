@@ -1,8 +1,8 @@
 /*
- * tokenizer.json from any bytes; what is accepted encodes a text, gives the same
- * ids after being written and read again, and has bytes for every id.
+ * tokenizer.json, or the metadata of a GGUF file, from any bytes; what is accepted encodes a text,
+ * gives the same ids after being written and read again, and has bytes for every id.
  *
- * The input is the file, optionally followed by a zero byte and a text of one's own.
+ * The input is the file, after a tokenizer.json optionally a zero byte and a text.
  */
 #include "io/tokenizer.h"
 
@@ -62,18 +62,31 @@ static void check_tokenizer(const mx_tokenizer *tokenizer, const char *text, siz
     free(json);
 }
 
+static mx_status parse_gguf(const uint8_t *data, size_t size, mx_tokenizer **out, mx_error *err)
+{
+    mx_gguf *gguf = NULL;
+    mx_status status = mx_gguf_parse(data, size, "input", &gguf, err);
+    if (status == MX_OK) {
+        status = mx_tokenizer_from_gguf(gguf, out, err);
+    }
+    mx_gguf_close(gguf);
+    return status;
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    const uint8_t *zero = size > 0 ? memchr(data, 0, size) : NULL;
+    bool is_gguf = size >= 4 && memcmp(data, "GGUF", 4) == 0;
+    const uint8_t *zero = size > 0 && !is_gguf ? memchr(data, 0, size) : NULL;
     size_t json_size = zero != NULL ? (size_t)(zero - data) : size;
     const char *text = zero != NULL ? (const char *)zero + 1 : sample;
     size_t length = zero != NULL ? size - json_size - 1 : sizeof sample - 1;
     mx_error err = {0};
     mx_tokenizer *tokenizer = NULL;
     mx_status status =
-        mx_tokenizer_parse_json((const char *)data, json_size, "input", &tokenizer, &err);
+        is_gguf ? parse_gguf(data, size, &tokenizer, &err)
+                : mx_tokenizer_parse_json((const char *)data, json_size, "input", &tokenizer, &err);
     require((status == MX_OK) == (tokenizer != NULL));
     require(status == MX_OK || (err.status == status && err.text[0] != '\0'));
     if (tokenizer != NULL) {
