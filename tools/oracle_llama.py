@@ -126,11 +126,11 @@ MODELS = (
             Variant("w4a6_block16", "fp4_e2m1", "fp6_e2m3", block=16, rows=8),
             Variant("w4a4", "fp4_e2m1", "fp4_e2m1", rows=8),
             Variant("w8a8_int", "int8", "int8", rows=8),
-            # fp8 keeps elements far below a block's amax at a relative step of 2^-4: fp32
-            # noise of the amax's size does move those, by little. Hence no watch and a
-            # tolerance of a few such steps (2^-4 * 2^-8 of amax, weight 1/64 of a dot).
-            Variant("w8a8_e4m3", "fp8_e4m3", "fp8_e4m3", rows=8, tolerance=2e-4, watch=False),
-            Variant("w6a8_e5m2", "fp6_e3m2", "fp8_e5m2", rows=8, tolerance=2e-4, watch=False),
+            # fp8 keeps elements far below a block's amax at a relative step of 2^-3 or 2^-2:
+            # fp32 noise of the amax's size may move those, by little. Hence no watch, and a
+            # tolerance with room for a few such moves.
+            Variant("w8a8_e4m3", "fp8_e4m3", "fp8_e4m3", rows=8, tolerance=3e-5, watch=False),
+            Variant("w6a8_e5m2", "fp6_e3m2", "fp8_e5m2", rows=8, tolerance=3e-5, watch=False),
         ),
     ),
     Model(
@@ -178,7 +178,7 @@ MODELS = (
         variants=(
             W4A6,
             Variant("w4a6_block16", "fp4_e2m1", "fp6_e2m3", block=16, rows=8),
-            Variant("w8a8_e4m3", "fp8_e4m3", "fp8_e4m3", rows=8, tolerance=2e-4, watch=False),
+            Variant("w8a8_e4m3", "fp8_e4m3", "fp8_e4m3", rows=8, tolerance=3e-5, watch=False),
         ),
     ),
     Model(
@@ -392,9 +392,10 @@ def expect(model: Model, path: Path, prompts: list, quantize_mx):
         error = (tensors[f"float32.{p}"] - exact[p]).abs().max() / exact[p].abs().max()
         gap = max(gap, float(error))
     # Two correct float32 programs each err by about `gap`; four times it leaves room for
-    # another order of summation and is far below what any mistake would cost.
+    # another order of summation and is far below what any mistake would cost. The floor is
+    # for sums taken one term after the other where PyTorch sums in blocks.
     metadata["float32.gap"] = f"{gap:.1e}"
-    metadata["float32.tolerance"] = f"{4 * gap:.1e}"
+    metadata["float32.tolerance"] = f"{max(4 * gap, 3e-6):.1e}"
     return tensors, metadata
 
 

@@ -233,8 +233,12 @@ static void results_are_invariant(void **state)
             check_setting_acts(expected, unquantized, &b);
         }
         for (size_t j = 0; j < n_isas * MX_COUNT(threads); j++) {
-            check_machine(path, settings[i], isas[j / MX_COUNT(threads)],
-                          threads[j % MX_COUNT(threads)], &b, expected);
+            size_t isa = j / MX_COUNT(threads), team = j % MX_COUNT(threads);
+            /* Every pair with the first model; with the others one team size per
+             * instruction set, to keep the test short. */
+            if (*state == models[0] || team == (isa + 1) % MX_COUNT(threads)) {
+                check_machine(path, settings[i], isas[isa], threads[team], &b, expected);
+            }
         }
         if (unquantized == NULL) {
             unquantized = expected;
