@@ -8,7 +8,7 @@ cd "$(dirname "$0")/.."
 build=${BUILD:-build}
 mxlm=$build/mxlm
 results=results
-default_limit=400
+default_limit=500
 weights=mxfp4_e2m1
 activations=mxfp6_e2m3
 quantized=$build/run/SmolLM2-135M-W-$weights-A-$activations
