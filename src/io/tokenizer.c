@@ -66,6 +66,7 @@ static mx_status finish_bytes(mx_tokenizer *tokenizer, mx_error *err)
     return MX_OK;
 }
 
+/* Ids that no token has would be embedded as whatever row lies there. */
 static mx_status check_template(const mx_tokenizer *tokenizer, const mx_ids *ids, mx_error *err)
 {
     for (size_t i = 0; i < ids->n; i++) {
@@ -79,6 +80,8 @@ static mx_status check_template(const mx_tokenizer *tokenizer, const mx_ids *ids
     return MX_OK;
 }
 
+/* Without ByteLevel, words would be characters and the vocabulary plain text: a
+ * different model family (SentencePiece), which is refused, not approximated. */
 mx_status mx_tokenizer_finish(mx_tokenizer *tokenizer, mx_error *err)
 {
     size_t n = tokenizer->n_steps;
@@ -96,6 +99,7 @@ mx_status mx_tokenizer_finish(mx_tokenizer *tokenizer, mx_error *err)
 
 /* ---- opening --------------------------------------------------------------------- */
 
+/* Everything is copied out, so that the checkpoint need not stay open. */
 static mx_status open_gguf(const char *path, mx_tokenizer **out, mx_error *err)
 {
     mx_gguf *gguf = NULL;
@@ -105,6 +109,7 @@ static mx_status open_gguf(const char *path, mx_tokenizer **out, mx_error *err)
     return status;
 }
 
+/* By content, not by name: GGUF files go by any. */
 static mx_status open_file(const char *path, mx_tokenizer **out, mx_error *err)
 {
     mx_map map;
@@ -157,6 +162,8 @@ static mx_status encode_normalized(mx_encoder *encoder, const char *text, size_t
     return MX_OK;
 }
 
+/* A stretch is normalized by itself, as in `tokenizers`: a mark behind an added
+ * token never joins the letter before it. */
 static mx_status encode_stretch(mx_encoder *encoder, const char *text, size_t length, mx_error *err)
 {
     const mx_tokenizer *tokenizer = encoder->tokenizer;
@@ -169,6 +176,7 @@ static mx_status encode_stretch(mx_encoder *encoder, const char *text, size_t le
     return status;
 }
 
+/* Raw text: added tokens that are not to be normalized, stretches between them. */
 static mx_status encode_text(mx_encoder *encoder, const char *text, size_t length, mx_error *err)
 {
     const mx_added *added = &encoder->tokenizer->added;
@@ -190,6 +198,7 @@ static mx_status add_all(mx_ids *ids, const mx_ids *extra, mx_error *err)
     return MX_OK;
 }
 
+/* The post-processor works on ids alone: what it adds never meets the text. */
 static mx_status encode_all(mx_encoder *encoder, const char *text, size_t length, bool add_special,
                             mx_error *err)
 {
@@ -245,6 +254,7 @@ uint32_t mx_tokenizer_vocab(const mx_tokenizer *tokenizer)
     return tokenizer->vocab.n_ids;
 }
 
+/* Text from a user: not all of it is UTF-8, which the vocabulary takes for granted. */
 int32_t mx_tokenizer_id(const mx_tokenizer *tokenizer, const char *token)
 {
     size_t length = strlen(token);

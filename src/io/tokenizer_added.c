@@ -8,6 +8,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* By length, not up to a NUL as mx_str_copy: lengths are what matching goes by. */
 static char *copy_bytes(const char *bytes, size_t length)
 {
     char *copy = malloc(length + 1);
@@ -18,6 +19,7 @@ static char *copy_bytes(const char *bytes, size_t length)
     return copy;
 }
 
+/* Everything about two tokens but their text and id. */
 static bool same_flags(const mx_added_token *a, const mx_added_token *b)
 {
     return a->single_word == b->single_word && a->lstrip == b->lstrip && a->rstrip == b->rstrip &&
@@ -46,6 +48,8 @@ static mx_status added_reserve(mx_added *added, mx_error *err)
     return MX_OK;
 }
 
+/* Two tokens for one id would make decoding a matter of chance; the same token
+ * twice is harmless, and files have it. */
 mx_status mx_tokenizer_add_token(mx_tokenizer *tokenizer, const mx_added_token *like,
                                  const char *content, size_t length, mx_error *err)
 {
@@ -106,6 +110,7 @@ static const char *token_text(const mx_added *added, const mx_match_set *set, ui
     return normalized ? token->normalized : token->content;
 }
 
+/* Bytewise, a prefix before what it is a prefix of. */
 static int compare_tokens(const mx_added *added, const mx_match_set *set, uint32_t a, uint32_t b)
 {
     uint32_t na, nb;
@@ -158,6 +163,8 @@ static void index_first_bytes(const mx_added *added, mx_match_set *set)
 
 typedef enum mx_which_tokens { ALL_TOKENS, RAW_TOKENS, NORMALIZED_TOKENS } mx_which_tokens;
 
+/* Two patterns of one text are refused, as `tokenizers` does: which of the two
+ * matches would depend on the order of its hash table. */
 static mx_status match_set_build(const mx_tokenizer *tokenizer, mx_which_tokens which,
                                  mx_match_set *set, mx_error *err)
 {
@@ -183,6 +190,7 @@ static mx_status match_set_build(const mx_tokenizer *tokenizer, mx_which_tokens 
     return MX_OK;
 }
 
+/* Tokens that match normalized text are normalized themselves, each alone, once. */
 mx_status mx_added_finish(mx_tokenizer *tokenizer, mx_error *err)
 {
     mx_added *added = &tokenizer->added;
@@ -243,6 +251,7 @@ static int32_t longest_prefix(const mx_added *added, const mx_match_set *set, co
     return best;
 }
 
+/* The longest prefix of a text that is the whole text is the text itself. */
 int32_t mx_added_find(const mx_added *added, const char *content, size_t length)
 {
     if (length == 0 || added->n == 0) {
@@ -254,6 +263,7 @@ int32_t mx_added_find(const mx_added *added, const char *content, size_t length)
 
 /* ---- walking over text ------------------------------------------------------- */
 
+/* No word character touches the match on either side. */
 static bool single_word_at(const char *text, size_t length, size_t begin, size_t end)
 {
     size_t size;
@@ -277,6 +287,7 @@ static size_t strip_left(const char *text, size_t begin, size_t limit)
     return begin;
 }
 
+/* White space behind `end` goes to the token. */
 static size_t strip_right(const char *text, size_t length, size_t end)
 {
     while (end < length) {
@@ -319,6 +330,8 @@ static int32_t added_match(mx_added_walk *walk, size_t *begin, size_t *end)
     return -1;
 }
 
+/* A match is found together with the stretch before it, and yielded in the next
+ * call. */
 bool mx_added_next(mx_added_walk *walk, int32_t *token, size_t *begin, size_t *end)
 {
     if (walk->token < 0) {

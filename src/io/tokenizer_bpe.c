@@ -18,6 +18,8 @@ struct mx_symbol {
 
 /* ---- the table of merges ------------------------------------------------------ */
 
+/* 16 bytes a slot with all that a look-up needs: one cache line per pair asked for,
+ * and most pairs asked for are not there. */
 mx_status mx_bpe_create(mx_bpe *bpe, size_t n, mx_error *err)
 {
     if (n > INT32_MAX / 4) {
@@ -93,6 +95,8 @@ static int32_t joined_id(const mx_vocab *vocab, uint32_t left, uint32_t right, m
                : mx_vocab_find(vocab, joined->data, joined->length, a->literal || b->literal);
 }
 
+/* Both sides and the result must be in the vocabulary: a merge that names others
+ * belongs to another file. */
 mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, size_t left_length,
                      const char *right, size_t right_length, mx_error *err)
 {
@@ -128,6 +132,7 @@ mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, s
     return MX_OK;
 }
 
+/* Doubles: ids come one by one and their number is not known before. */
 mx_status mx_ids_add(mx_ids *ids, int32_t id, mx_error *err)
 {
     if (ids->n == ids->capacity) {
@@ -152,6 +157,7 @@ void mx_word_space_free(mx_word_space *space)
     *space = (mx_word_space){0};
 }
 
+/* The old content is not kept: a word is done when the next begins. */
 static mx_status space_reserve(mx_word_space *space, size_t n, mx_error *err)
 {
     if (n <= space->capacity) {
@@ -169,6 +175,8 @@ static mx_status space_reserve(mx_word_space *space, size_t n, mx_error *err)
     return MX_OK;
 }
 
+/* A binary min-heap. Keys order by rank first, then by position, which makes the
+ * leftmost of equal pairs come first without further ado. */
 static void heap_push(mx_word_space *space, uint64_t key)
 {
     uint64_t *heap = space->heap;
@@ -220,6 +228,11 @@ static void push_pair(const mx_tokenizer *tokenizer, mx_word_space *space, uint3
     }
 }
 
+/*
+ * Entries in the heap are never removed when their pair changes; they are checked
+ * when they come up. An entry is valid when the pair now at its position has its
+ * rank: ranks belong to one pair each.
+ */
 static void merge_all(const mx_tokenizer *tokenizer, mx_word_space *space, uint32_t n)
 {
     struct mx_symbol *symbols = space->symbols;
@@ -280,6 +293,8 @@ static uint32_t word_symbols(const mx_bpe *bpe, const char *word, size_t length,
     return n;
 }
 
+/* ignore_merges: a word that is in the vocabulary is that token, even where merging
+ * would not arrive at it (Llama-3's vocabulary is tiktoken's, which works so). */
 mx_status mx_bpe_encode(mx_encoder *encoder, const char *word, size_t length, mx_error *err)
 {
     const mx_tokenizer *tokenizer = encoder->tokenizer;

@@ -112,6 +112,7 @@ static bool take_escaped(mx_cursor *cursor, size_t begin, const char **text, siz
     return false;
 }
 
+/* Nearly every text is free of escapes and is taken as it lies in the file. */
 bool mx_cursor_string(mx_cursor *cursor, const char **text, size_t *length)
 {
     if (!mx_cursor_take(cursor, '"')) {
@@ -135,6 +136,8 @@ bool mx_cursor_string(mx_cursor *cursor, const char **text, size_t *length)
     return false;
 }
 
+/* No sign, fraction or exponent, no leading zero: what ids look like, and nothing
+ * that could be rounded. Stops adding digits before the value can wrap. */
 bool mx_cursor_id(mx_cursor *cursor, uint32_t *out)
 {
     uint64_t value = 0;
@@ -152,6 +155,8 @@ bool mx_cursor_id(mx_cursor *cursor, uint32_t *out)
     return digits > 0 && value <= INT32_MAX && (first != '0' || digits == 1);
 }
 
+/* Brackets are only counted, in any mixture: what is skipped is either parsed by
+ * the JSON library later or read by a stricter function of this file. */
 bool mx_cursor_skip(mx_cursor *cursor)
 {
     size_t depth = 0;
@@ -180,6 +185,7 @@ bool mx_cursor_skip(mx_cursor *cursor)
     return true;
 }
 
+/* Duplicate members are refused later, by the JSON library. */
 bool mx_cursor_member(mx_cursor *cursor, const char *name)
 {
     const char *key;

@@ -37,6 +37,8 @@ static bool string_is(const mx_gguf_string *string, const char *text)
     return string->length == strlen(text) && memcmp(string->data, text, string->length) == 0;
 }
 
+/* Only gpt2, llama.cpp's name for byte-level BPE. An absent `pre` is refused: the
+ * pattern that llama.cpp then falls back on is no known model's. */
 static mx_status read_pre(mx_tokenizer *tokenizer, const mx_gguf *gguf, const pre_tokenizer **out,
                           mx_error *err)
 {
@@ -59,6 +61,7 @@ static mx_status read_pre(mx_tokenizer *tokenizer, const mx_gguf *gguf, const pr
                         tokenizer->where, pre.length < 64 ? (int)pre.length : 64, pre.data);
 }
 
+/* The steps that the original tokenizer.json of these families has. */
 static mx_status add_steps(mx_tokenizer *tokenizer, const pre_tokenizer *pre, mx_error *err)
 {
     mx_pretok_step digits = {.kind = MX_STEP_DIGITS, .behavior = MX_SPLIT_ISOLATED};
@@ -91,6 +94,7 @@ static mx_status token_text(const mx_tokenizer *tokenizer, const mx_gguf *gguf, 
     return MX_OK;
 }
 
+/* In two passes, so that one allocation holds all bytes. */
 static mx_status read_tokens(mx_tokenizer *tokenizer, const mx_gguf *gguf, size_t n, mx_error *err)
 {
     static const char key[] = "tokenizer.ggml.tokens";
@@ -144,6 +148,7 @@ static mx_status read_types(mx_tokenizer *tokenizer, const mx_gguf *gguf, size_t
 
 /* ---- merges ----------------------------------------------------------------------------- */
 
+/* "a b": tokens hold no space, their alphabet has another character for it. */
 static mx_status read_merges(mx_tokenizer *tokenizer, const mx_gguf *gguf, mx_error *err)
 {
     static const char key[] = "tokenizer.ggml.merges";
@@ -167,6 +172,7 @@ static mx_status read_merges(mx_tokenizer *tokenizer, const mx_gguf *gguf, mx_er
 
 /* ---- BOS and EOS --------------------------------------------------------------------------- */
 
+/* BOS or EOS, when the flag says that texts get it. */
 static mx_status add_special(mx_tokenizer *tokenizer, const mx_gguf *gguf, const char *flag_key,
                              bool fallback, const char *id_key, mx_ids *out, mx_error *err)
 {

@@ -20,6 +20,7 @@ typedef struct document {
     mx_cursor vocab, merges; /* text NULL: no such member of the model */
 } document;
 
+/* Bytes count from the start of the member: that is where a reader would look. */
 static mx_status bad_json(const mx_tokenizer *tokenizer, const char *field, const mx_cursor *cursor,
                           const char *wanted, mx_error *err)
 {
@@ -67,6 +68,8 @@ typedef struct vocab_size {
     uint32_t n_ids;
 } vocab_size;
 
+/* The first pass: how much room the vocabulary needs. Ids are checked here, before
+ * anything is allocated by them. */
 static mx_status measure_entry(mx_tokenizer *tokenizer, void *ctx, const char *text, size_t length,
                                uint32_t id, mx_error *err)
 {
@@ -82,6 +85,7 @@ static mx_status measure_entry(mx_tokenizer *tokenizer, void *ctx, const char *t
     return MX_OK;
 }
 
+/* The second pass. */
 static mx_status add_entry(mx_tokenizer *tokenizer, void *ctx, const char *text, size_t length,
                            uint32_t id, mx_error *err)
 {
@@ -117,6 +121,7 @@ typedef struct merge_texts {
     bool is_comment; /* the first line of a merges.txt that was copied whole */
 } merge_texts;
 
+/* The older form, a line of merges.txt. */
 static bool take_merge_line(mx_cursor *cursor, merge_texts *out)
 {
     const char *text;
@@ -136,6 +141,7 @@ static bool take_merge_line(mx_cursor *cursor, merge_texts *out)
     return memchr(out->right, ' ', out->right_length) == NULL;
 }
 
+/* Files have one form or the other; a mixture does no harm. */
 static bool take_merge(mx_cursor *cursor, merge_texts *out)
 {
     if (mx_cursor_peek(cursor) == '"') {
@@ -176,6 +182,7 @@ static mx_status merges_walk(mx_tokenizer *tokenizer, mx_cursor cursor, bool add
     return status;
 }
 
+/* Counted first: the table never grows. */
 static mx_status read_merges(mx_tokenizer *tokenizer, const document *doc, mx_error *err)
 {
     uint32_t n = 0;
@@ -211,6 +218,7 @@ static mx_status refuse_model_options(const json_t *model, const char *where, mx
     return MX_OK;
 }
 
+/* Defaults are those of BpeBuilder in `tokenizers`. */
 static mx_status read_model_options(mx_tokenizer *tokenizer, const json_t *model, const char *where,
                                     mx_error *err)
 {
@@ -278,6 +286,7 @@ static uint32_t added_id(const mx_tokenizer *tokenizer, const char *content, siz
     return (*next_id)++;
 }
 
+/* All members are required, as there. */
 static mx_status read_added_token(mx_tokenizer *tokenizer, const json_t *value, const char *where,
                                   uint32_t *next_id, mx_error *err)
 {
@@ -306,6 +315,7 @@ static mx_status read_added_token(mx_tokenizer *tokenizer, const json_t *value, 
     return mx_tokenizer_add_token(tokenizer, &token, content, length, err);
 }
 
+/* In file order: ids of new texts follow from it. */
 static mx_status read_added(mx_tokenizer *tokenizer, const json_t *added, mx_error *err)
 {
     uint32_t next_id = tokenizer->vocab.n_model;
@@ -404,6 +414,7 @@ static mx_status document_split(const char *json, size_t size, document *doc, mx
     return doc->rest.failed ? mx_error_nomem(err, "tokenizer.json", size) : MX_OK;
 }
 
+/* UTF-8 is checked once for all that reads the text afterwards. */
 mx_status mx_tokenizer_parse_json(const char *json, size_t size, const char *where,
                                   mx_tokenizer **out, mx_error *err)
 {

@@ -54,6 +54,7 @@ static mx_status read_component(reader *r, const json_t *value, const char *list
 
 /* ---- normalizer ------------------------------------------------------------------- */
 
+/* Lowercase, Replace and the like are for other model families. */
 static mx_status read_normalizer(reader *r, const json_t *value, const char *type)
 {
     (void)value;
@@ -74,6 +75,7 @@ static mx_status read_normalizer(reader *r, const json_t *value, const char *typ
 
 /* ---- pre_tokenizer ------------------------------------------------------------------ */
 
+/* `pattern` is an enum of Rust, written as an object with one member. */
 static mx_status read_split(reader *r, const json_t *value)
 {
     const json_t *pattern = json_object_get(value, "pattern");
@@ -102,6 +104,7 @@ static mx_status read_split(reader *r, const json_t *value)
     return mx_tokenizer_add_step(r->tokenizer, &step, json_string_value(source), r->err);
 }
 
+/* "Digits" are all numeric characters, fractions and Roman numerals included. */
 static mx_status read_digits(reader *r, const json_t *value)
 {
     bool individual;
@@ -112,6 +115,7 @@ static mx_status read_digits(reader *r, const json_t *value)
     return mx_tokenizer_add_step(r->tokenizer, &step, NULL, r->err);
 }
 
+/* use_regex came later than the others and is true when it is missing. */
 static mx_status read_byte_level(reader *r, const json_t *value)
 {
     mx_pretok_step step = {
@@ -204,6 +208,7 @@ static mx_status read_template(reader *r, const json_t *value)
                                r->where);
 }
 
+/* BertProcessing and RobertaProcessing belong to encoders. */
 static mx_status read_post_processor(reader *r, const json_t *value, const char *type)
 {
     if (strcmp(type, "ByteLevel") == 0) {
@@ -224,6 +229,7 @@ static mx_status read_decoder(reader *r, const json_t *value, const char *type)
 
 /* ---- all ------------------------------------------------------------------------------ */
 
+/* An absent component and null are the same. */
 mx_status mx_tokenizer_read_pipeline(mx_tokenizer *tokenizer, const json_t *root, mx_error *err)
 {
     static const struct {

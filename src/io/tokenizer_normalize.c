@@ -7,6 +7,7 @@
 
 const char *const mx_normal_form_names[4] = {"NFC", "NFD", "NFKC", "NFKD"};
 
+/* STABLE keeps composition exclusions, without which it is not NFC. */
 static utf8proc_option_t form_options(mx_normal_form form)
 {
     utf8proc_option_t options = UTF8PROC_STABLE;
@@ -71,6 +72,8 @@ static size_t decompose(const char *text, size_t length, utf8proc_option_t optio
     return n;
 }
 
+/* Decomposes, orders, and leaves composition and encoding to utf8proc, whose own
+ * decomposition of a whole text would order in quadratic time. */
 static mx_status normalize_once(utf8proc_option_t options, const char *text, size_t length,
                                 char **out, size_t *out_length, mx_error *err)
 {
@@ -101,6 +104,7 @@ done:
     return status;
 }
 
+/* The common case, and a fast one. */
 static bool is_ascii(const char *text, size_t length)
 {
     for (size_t i = 0; i < length; i++) {
@@ -111,6 +115,7 @@ static bool is_ascii(const char *text, size_t length)
     return true;
 }
 
+/* Forms are applied one after the other; each result replaces the one before. */
 mx_status mx_normalize(const mx_normal_form *forms, size_t n_forms, const char *text, size_t length,
                        char **out, size_t *out_length, mx_error *err)
 {

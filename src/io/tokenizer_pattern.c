@@ -289,6 +289,7 @@ static mx_status translate_interval(translation *t)
     return MX_OK;
 }
 
+/* Everything not named here is the same to both engines. */
 static mx_status translate_one(translation *t)
 {
     char c = t->source[t->at++];
@@ -308,6 +309,8 @@ static mx_status translate_one(translation *t)
     }
 }
 
+/* A walk over the pattern that knows just enough of its syntax to tell sets, groups
+ * and intervals from literals; what is malformed is left to PCRE2 to refuse. */
 mx_status mx_pattern_translate(const char *source, const char *where, char **out, mx_error *err)
 {
     *out = NULL;
@@ -326,6 +329,7 @@ mx_status mx_pattern_translate(const char *source, const char *where, char **out
     return mx_str_take(&t.out, out, err);
 }
 
+/* A literal string needs no escaping: PCRE2 has an option for it. */
 mx_status mx_pattern_compile(mx_pattern *pattern, const char *source, bool is_regex,
                              const char *where, mx_error *err)
 {
@@ -391,6 +395,8 @@ void mx_matcher_free(mx_matcher *matcher)
     *matcher = (mx_matcher){0};
 }
 
+/* Errors other than "no match" are never taken for one: the rest of the text would
+ * silently become a single word. */
 static mx_status scan_match(const mx_scan *scan, int *count, mx_error *err)
 {
     mx_matcher *matcher = scan->matcher;
@@ -414,6 +420,8 @@ static mx_status scan_match(const mx_scan *scan, int *count, mx_error *err)
     return MX_OK;
 }
 
+/* The rules for empty matches are those of the Rust bindings to Oniguruma, which
+ * `tokenizers` iterates with; they decide where text is split. */
 mx_status mx_scan_next(mx_scan *scan, bool *found, size_t *begin, size_t *end, mx_error *err)
 {
     *found = false;

@@ -14,6 +14,7 @@ const char *const mx_split_behavior_names[5] = {"Removed", "Isolated", "MergedWi
 const char mx_gpt2_pattern[] =
     "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+";
 
+/* Compiled once, here; a tokenizer that opens can be used. */
 mx_status mx_tokenizer_add_step(mx_tokenizer *tokenizer, const mx_pretok_step *step,
                                 const char *source, mx_error *err)
 {
@@ -46,6 +47,7 @@ typedef struct splitter {
     mx_error *err;
 } splitter;
 
+/* A finished piece goes through the steps that follow. */
 static mx_status splitter_emit(splitter *s, size_t begin, size_t end)
 {
     return run_steps(s->encoder, s->step + 1, s->text + begin, end - begin, s->err);
@@ -73,6 +75,7 @@ static bool splitter_joins(const splitter *s, mx_split_behavior behavior, bool i
     }
 }
 
+/* The next stretch, in order. A removed one separates without leaving a piece. */
 static mx_status splitter_take(splitter *s, size_t begin, size_t end, bool is_match)
 {
     const mx_pretok_step *step = &s->encoder->tokenizer->steps[s->step];
@@ -92,6 +95,8 @@ static mx_status splitter_take(splitter *s, size_t begin, size_t end, bool is_ma
     return MX_OK;
 }
 
+/* Stretches alternate with matches; empty matches are stretches too, since they
+ * take part in the joining. */
 static mx_status split_by_pattern(splitter *s, const mx_pattern *pattern, size_t length)
 {
     mx_scan scan = {.pattern = pattern,
@@ -119,6 +124,7 @@ static mx_status split_by_pattern(splitter *s, const mx_pattern *pattern, size_t
     return splitter_flush(s);
 }
 
+/* The pattern \p{N} would say the same; a look at each character is cheaper. */
 static mx_status split_by_digits(splitter *s, size_t length)
 {
     size_t previous = 0;
@@ -184,6 +190,8 @@ static mx_status run_steps(mx_encoder *encoder, size_t step, const char *text, s
                                     : split_by_pattern(&s, &at->pattern, length);
 }
 
+/* The work space is shared by all steps: each is done with a match before the piece
+ * is passed on. */
 mx_status mx_pretok_run(mx_encoder *encoder, const char *text, size_t length, mx_error *err)
 {
     return run_steps(encoder, 0, text, length, err);

@@ -30,6 +30,7 @@ static size_t utf8_sequence(const uint8_t *s, size_t n)
     return size;
 }
 
+/* Eight ASCII bytes at a time; the rest one character at a time. */
 size_t mx_utf8_check(const char *text, size_t length)
 {
     const uint8_t *s = (const uint8_t *)text;
@@ -52,6 +53,7 @@ size_t mx_utf8_check(const char *text, size_t length)
     return length;
 }
 
+/* Needs no checks: all text here has been through mx_utf8_check. */
 uint32_t mx_utf8_decode(const char *text, size_t *size)
 {
     const uint8_t *s = (const uint8_t *)text;
@@ -86,6 +88,7 @@ void mx_utf8_add(mx_str *str, uint32_t character)
     mx_str_add_bytes(str, bytes, (size_t)size);
 }
 
+/* The property White_Space, which is not the category Z. */
 bool mx_char_is_space(uint32_t c)
 {
     if (c < 0x80) {
@@ -95,6 +98,8 @@ bool mx_char_is_space(uint32_t c)
            c == 0x2029 || c == 0x202F || c == 0x205F || c == 0x3000;
 }
 
+/* From categories, because utf8proc has no Alphabetic property: letters, marks,
+ * decimal digits, letter numbers and connectors make up all of \w but a few. */
 bool mx_char_is_word(uint32_t c)
 {
     switch (utf8proc_category((utf8proc_int32_t)c)) {
@@ -119,6 +124,7 @@ bool mx_char_is_word(uint32_t c)
     }
 }
 
+/* Rust's char::is_numeric, by which `tokenizers` finds digits. */
 bool mx_char_is_numeric(uint32_t c)
 {
     if (c < 0x80) {

@@ -36,6 +36,7 @@ static uint64_t hash_mix(uint64_t h)
     return h ^ h >> 33;
 }
 
+/* The length goes in first: a text and the same with zero bytes behind it differ. */
 static uint64_t hash_bytes(const char *bytes, size_t length, uint64_t seed)
 {
     uint64_t h = seed ^ length;
@@ -49,6 +50,7 @@ static uint64_t hash_bytes(const char *bytes, size_t length, uint64_t seed)
     return hash_mix(h ^ tail);
 }
 
+/* All that a vocabulary needs in three allocations; nothing grows afterwards. */
 mx_status mx_vocab_create(mx_vocab *vocab, uint32_t n_ids, uint32_t n_entries, size_t n_bytes,
                           mx_error *err)
 {
@@ -92,6 +94,8 @@ static uint32_t vocab_slot(const mx_vocab *vocab, const char *bytes, size_t leng
     }
 }
 
+/* Undoes the byte-level alphabet in place, in the arena; a text outside of it is
+ * kept as it is and can only be reached as an added token. */
 mx_status mx_vocab_add(mx_vocab *vocab, uint32_t id, const char *text, size_t length,
                        const char *what, mx_error *err)
 {
@@ -125,6 +129,7 @@ mx_status mx_vocab_add(mx_vocab *vocab, uint32_t id, const char *text, size_t le
     return MX_OK;
 }
 
+/* A free slot holds 0, which makes -1: absent. */
 int32_t mx_vocab_find(const mx_vocab *vocab, const char *bytes, size_t length, bool literal)
 {
     return (int32_t)vocab->table[vocab_slot(vocab, bytes, length, literal)] - 1;

@@ -77,6 +77,7 @@ static void add_added_tokens(mx_str *out, const mx_tokenizer *tokenizer)
 
 /* ---- pipeline ------------------------------------------------------------------------- */
 
+/* Nested sequences have become one: the order is what counts. */
 static void add_normalizer(mx_str *out, const mx_tokenizer *tokenizer)
 {
     if (tokenizer->n_normalizers == 0) {
@@ -91,6 +92,7 @@ static void add_normalizer(mx_str *out, const mx_tokenizer *tokenizer)
     mx_str_add(out, "]},\n");
 }
 
+/* trim_offsets concerns offsets only; true is what all known files have. */
 static void add_step(mx_str *out, const mx_pretok_step *step)
 {
     switch (step->kind) {
@@ -139,6 +141,7 @@ static void add_name(mx_str *out, const mx_tokenizer *tokenizer, int32_t id)
     mx_str_free(&spelled);
 }
 
+/* `after` separates the last of these from what follows. */
 static void add_specials(mx_str *out, const mx_tokenizer *tokenizer, const mx_ids *ids, int type,
                          const char *after)
 {
@@ -171,6 +174,8 @@ static bool listed_before(const mx_template *template, size_t at, int32_t id)
     return false;
 }
 
+/* `tokenizers` wants a template for pairs of texts as well, which mxlm has no use
+ * for: each text gets what a single one does, as in Llama-3's file. */
 static void add_post_processor(mx_str *out, const mx_tokenizer *tokenizer)
 {
     const mx_template *template = &tokenizer->template;
@@ -206,6 +211,7 @@ static void add_post_processor(mx_str *out, const mx_tokenizer *tokenizer)
 
 /* ---- model ------------------------------------------------------------------------------- */
 
+/* By id, as `tokenizers` writes it. */
 static void add_vocab(mx_str *out, const mx_vocab *vocab, mx_str *spelled)
 {
     mx_str_add(out, "  \"vocab\": {");
@@ -227,6 +233,8 @@ static int compare_ranks(const void *a, const void *b)
     return (rank_a > rank_b) - (rank_a < rank_b);
 }
 
+/* Ranks are implied by order. Pairs, not lines: a line could not hold a text with a
+ * space in it. */
 static mx_status add_merges(mx_str *out, const mx_tokenizer *tokenizer, mx_str *spelled,
                             mx_error *err)
 {
@@ -255,6 +263,7 @@ static mx_status add_merges(mx_str *out, const mx_tokenizer *tokenizer, mx_str *
     return MX_OK;
 }
 
+/* Options that mxlm refuses to read are written as off. */
 static mx_status add_model(mx_str *out, const mx_tokenizer *tokenizer, mx_error *err)
 {
     const mx_bpe *bpe = &tokenizer->bpe;
