@@ -381,7 +381,7 @@ mx_status mx_matcher_create(mx_matcher *matcher, size_t length, mx_error *err)
     }
     /* Bounds one match by what an honest pattern needs: a few steps back over
      * every character, and a few hundred bytes for each. */
-    size_t steps = 1000000 + 16 * length;
+    size_t steps = 100000 + 16 * length;
     size_t kib = 65536 + length / 2;
     pcre2_set_match_limit(matcher->context, steps < UINT32_MAX ? (uint32_t)steps : UINT32_MAX);
     pcre2_set_heap_limit(matcher->context, kib < UINT32_MAX ? (uint32_t)kib : UINT32_MAX);
