@@ -59,6 +59,27 @@ static mx_status tensor_error(const source *src, const char *name, const char *r
     return mx_error_set(err, MX_ERR_FORMAT, "%s: tensor %s: %s", src->where, name, reason);
 }
 
+/*
+ * Lists and objects of the header, counted before it is parsed: each takes a
+ * hundred bytes once parsed, so 100 MB of "[[],[],..." would ask for gigabytes. A
+ * tensor has three of them in at least 48 bytes of text.
+ */
+static bool has_sane_density(const char *text, size_t length)
+{
+    size_t containers = 0;
+    bool in_string = false;
+    for (size_t i = 0; i < length; i++) {
+        if (in_string && text[i] == '\\') {
+            i++;
+        } else if (text[i] == '"') {
+            in_string = !in_string;
+        } else if (!in_string && (text[i] == '[' || text[i] == '{')) {
+            containers++;
+        }
+    }
+    return containers <= 2 + length / 16;
+}
+
 /* Finds and parses the header; `src->buffer` is where the data begins. */
 static mx_status parse_header(source *src, json_t **root, mx_error *err)
 {
@@ -77,6 +98,10 @@ static mx_status parse_header(source *src, json_t **root, mx_error *err)
     const char *text = (const char *)src->data + HEADER_PREFIX;
     if (length == 0 || text[0] != '{') {
         return mx_error_set(err, MX_ERR_FORMAT, "%s: header: does not start with '{'", src->where);
+    }
+    if (!has_sane_density(text, (size_t)length)) {
+        return mx_error_set(err, MX_ERR_FORMAT, "%s: header: not valid: too many lists",
+                            src->where);
     }
     MX_TRY(mx_json_parse(text, (size_t)length, src->where, root, err));
     src->buffer = HEADER_PREFIX + (size_t)length;
