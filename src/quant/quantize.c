@@ -226,10 +226,11 @@ static mx_status check_request(const mx_checkpoint *checkpoint, const mx_specs *
     }
     /* A plain checkpoint has no place for it, and dropping it would be silent. */
     if (!mx_quant_is_scaled(&specs->weights) && !mx_quant_is_none(&specs->activations)) {
-        return mx_error_set(err, MX_ERR_ARGUMENT,
-                            "quantize: activations: %s weights are written as a plain "
-                            "checkpoint, which cannot record %s activations; give them to eval",
-                            specs->weights.format->name, specs->activations.format->name);
+        return mx_error_set(
+            err, MX_ERR_ARGUMENT,
+            "quantize: activations: a plain checkpoint of %s weights cannot record %s "
+            "activations; leave them fp32 here and give them to eval",
+            specs->weights.format->name, specs->activations.format->name);
     }
     return MX_OK;
 }

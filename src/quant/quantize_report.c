@@ -42,7 +42,9 @@ mx_status mx_quantize_report(const mx_quantize_plan *plan, const mx_quantize_sta
     }
     mx_str_addf(&text, "\n  all tensors  %.1f MB as stored, %.1f MB now\n",
                 megabytes(plan->bytes_in), megabytes(mx_export_bytes(export)));
-    add_sqnr(&text, stats);
+    if (stats->n_projections > 0) {
+        add_sqnr(&text, stats);
+    }
     mx_str_addf(&text, "  time         %.2f s, peak memory %.1f MB", stats->seconds,
                 megabytes(mx_memory_peak()));
     if (stats->n_resumed > 0) {
