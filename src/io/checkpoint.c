@@ -1,3 +1,5 @@
+/* What both containers share: opening, lookup, rows, memory. Loading is in
+ * checkpoint_dir.c and checkpoint_gguf.c, the checks in checkpoint_verify.c. */
 #include "io/checkpoint_impl.h"
 
 #include "base/str.h"
@@ -18,6 +20,7 @@ mx_status mx_checkpoint_open(const char *path, mx_checkpoint **out, mx_error *er
         status = mx_error_nomem(err, path, strlen(path));
         goto done;
     }
+    /* By what it is, not by its name; a path that does not exist fails as a file. */
     if (mx_path_is_dir(path)) {
         MX_TRY_GOTO(status, mx_checkpoint_load_dir(checkpoint, err));
     } else {
@@ -111,6 +114,8 @@ mx_status mx_checkpoint_rows(const mx_checkpoint *checkpoint, const char *name, 
     if (tensor == NULL) {
         return mx_error_set(err, MX_ERR_FORMAT, "%s: tensor %s: missing", checkpoint->path, name);
     }
+    /* verify has seen the types; blocks that do not divide a row cannot be told here
+     * from a 1-D tensor in a block type, which has no rows to speak of. */
     const mx_dtype_info *info = mx_dtype_get(tensor->dtype);
     const uint64_t n_cols = tensor->n_dims == 2 ? tensor->shape[1] : 1;
     if (tensor->n_dims < 1 || tensor->n_dims > 2 || n_cols % info->block != 0) {
@@ -121,6 +126,7 @@ mx_status mx_checkpoint_rows(const mx_checkpoint *checkpoint, const char *name, 
     out->n_rows = tensor->shape[0];
     out->n_cols = n_cols;
     out->row_bytes = mx_dtype_bytes(tensor->dtype, n_cols);
+    /* 1-D tensors are in order already (order_biases). */
     mx_llama_tensor layout;
     if (checkpoint->gguf != NULL && tensor->n_dims == 2 &&
         mx_llama_tensor_find(&checkpoint->config, name, &layout)) {
@@ -159,6 +165,7 @@ static bool map_holds(const mx_map *map, const mx_tensor *tensor)
 void mx_checkpoint_drop(const mx_checkpoint *checkpoint, const mx_tensor *tensor)
 {
     const mx_map *map = checkpoint->gguf != NULL ? mx_gguf_map(checkpoint->gguf) : NULL;
+    /* The map that holds the bytes, if any does. */
     for (size_t i = 0; i < checkpoint->n_shards && !map_holds(map, tensor); i++) {
         map = mx_safetensors_map(checkpoint->shards[i]);
     }

@@ -19,6 +19,8 @@ static mx_status join(const char *dir, const char *name, char **out, mx_error *e
     return *out == NULL ? mx_error_nomem(err, name, strlen(dir)) : MX_OK;
 }
 
+/* config.json, and with it the numeric contract of a quantized directory. Messages
+ * name the file, hence `path` lives until the end. */
 static mx_status load_config(mx_checkpoint *checkpoint, mx_error *err)
 {
     char *path;
@@ -38,6 +40,7 @@ done:
     return status;
 }
 
+/* Appends to checkpoint->shards, which has room. */
 static mx_status open_shard(mx_checkpoint *checkpoint, const char *file, mx_error *err)
 {
     char *path;
@@ -113,6 +116,7 @@ static mx_status check_weight_map(const mx_checkpoint *checkpoint, json_t *weigh
     return MX_OK;
 }
 
+/* Several files: the index says which tensor is where, and is held to it. */
 static mx_status open_indexed(mx_checkpoint *checkpoint, const char *index_path, mx_error *err)
 {
     json_t *index = NULL, *files = json_object();
@@ -161,6 +165,8 @@ done:
     return status;
 }
 
+/* One list over all files. The entries are copies, since checkpoint_verify.c
+ * rewrites the types of packed tensors; names stay with the readers. */
 static mx_status collect_tensors(mx_checkpoint *checkpoint, mx_error *err)
 {
     size_t count = 0;

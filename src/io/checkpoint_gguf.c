@@ -11,6 +11,7 @@ static const char rope_freqs_name[] = "rope_freqs.weight";
 
 /* ---- config -------------------------------------------------------------- */
 
+/* Metadata strings have no NUL at the end. */
 static bool string_is(mx_gguf_string string, const char *text)
 {
     return string.data != NULL && string.length == strlen(text) &&
@@ -72,6 +73,7 @@ static mx_status check_keys(const mx_gguf *gguf, mx_error *err)
     return MX_OK;
 }
 
+/* general.architecture, and the switches that would make it another one. */
 static mx_status check_architecture(const mx_gguf *gguf, mx_error *err)
 {
     mx_gguf_string architecture;
@@ -100,6 +102,7 @@ static mx_status get_size(const mx_gguf *gguf, const char *key, bool required, u
     return MX_OK;
 }
 
+/* Keys and values have one width, and all of it is rotated: LlamaAttention. */
 static mx_status read_head_dim(const mx_gguf *gguf, mx_llama_config *out, mx_error *err)
 {
     const uint32_t width = MX_LLAMA_MAX_WIDTH, derived = out->hidden / out->heads;
@@ -120,6 +123,7 @@ static mx_status read_head_dim(const mx_gguf *gguf, mx_llama_config *out, mx_err
     return MX_OK;
 }
 
+/* Old files do not tell vocab_size: the embedding has as many rows. */
 static mx_status read_sizes(const mx_gguf *gguf, mx_llama_config *out, mx_error *err)
 {
     const uint32_t width = MX_LLAMA_MAX_WIDTH;
@@ -138,6 +142,7 @@ static mx_status read_sizes(const mx_gguf *gguf, mx_llama_config *out, mx_error 
     return read_head_dim(gguf, out, err);
 }
 
+/* Adds the id unless it is there already. */
 static mx_status add_eos(const mx_gguf *gguf, const char *key, mx_llama_config *out, mx_error *err)
 {
     int64_t id;
@@ -162,6 +167,7 @@ static mx_status read_special_tokens(const mx_gguf *gguf, mx_llama_config *out, 
 
 /* ---- rotary embedding ---------------------------------------------------- */
 
+/* Linear scaling has two spellings, the type may be left out. */
 static mx_status read_rope(const mx_gguf *gguf, mx_rope_config *out, mx_error *err)
 {
     const char *type_key = "llama.rope.scaling.type";
@@ -227,6 +233,7 @@ static bool rope_is_llama3(const mx_rope_config *rope, const float *factors, siz
     return true;
 }
 
+/* The tensor of divisors: recognized as llama3 scaling, or carried as it is. */
 static mx_status read_rope_factors(mx_checkpoint *checkpoint, const mx_tensor *tensor,
                                    mx_error *err)
 {
@@ -261,6 +268,8 @@ static mx_status read_rope_factors(mx_checkpoint *checkpoint, const mx_tensor *t
     return MX_OK;
 }
 
+/* Everything that config.json would say. What GGUF does not say in metadata (ties,
+ * biases) follows from which tensors are there. */
 static mx_status read_config(mx_checkpoint *checkpoint, mx_error *err)
 {
     const mx_gguf *gguf = checkpoint->gguf;
@@ -282,6 +291,8 @@ static mx_status read_config(mx_checkpoint *checkpoint, mx_error *err)
 
 /* ---- tensors ------------------------------------------------------------- */
 
+/* Entries under Hugging Face names, in the file's order. rope_freqs.weight has
+ * become part of the config. */
 static mx_status rename_tensors(mx_checkpoint *checkpoint, mx_error *err)
 {
     const mx_gguf *gguf = checkpoint->gguf;

@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+/* Sizes of the config are taken as right: it is what the model is built from. */
 static mx_status shape_error(const mx_tensor *tensor, uint64_t rows, uint64_t cols, mx_error *err)
 {
     return mx_error_set(err, MX_ERR_FORMAT,
@@ -16,6 +17,8 @@ static bool is_matrix(const mx_tensor *tensor, uint64_t rows, uint64_t cols)
     return tensor->n_dims == 2 && tensor->shape[0] == rows && tensor->shape[1] == cols;
 }
 
+/* A tensor of ordinary elements. The type comes first: packed codes in a directory
+ * that does not say so would only look like a wrong shape. */
 static mx_status check_plain(const mx_tensor *tensor, const mx_llama_tensor *layout, mx_error *err)
 {
     if (mx_dtype_get(tensor->dtype)->decode == NULL) {
@@ -113,6 +116,7 @@ static bool is_scale_of_packed(const mx_checkpoint *checkpoint, const char *name
     return is_packed(checkpoint, weight);
 }
 
+/* Known names by their layout, scales with their codes, anything else is refused. */
 static mx_status check_tensor(mx_checkpoint *checkpoint, mx_tensor *tensor, mx_error *err)
 {
     mx_llama_tensor layout;
@@ -133,6 +137,7 @@ mx_status mx_checkpoint_verify(mx_checkpoint *checkpoint, mx_error *err)
     for (size_t i = 0; i < checkpoint->tensors.count; i++) {
         MX_TRY(check_tensor(checkpoint, &checkpoint->tensors.items[i], err));
     }
+    /* And the other way: everything that the config asks for. */
     const size_t needed = mx_llama_tensor_count(&checkpoint->config);
     for (size_t i = 0; i < needed; i++) {
         mx_llama_tensor layout;

@@ -1,4 +1,12 @@
 /* GGUF: the file as a whole, and the cursor that reads it. */
+/*
+ * All numbers are little-endian, strings are a u64 length and bytes:
+ *
+ *   "GGUF" | u32 version | u64 tensors | u64 pairs
+ *   pairs:    string key, u32 type, value         (gguf_values.c)
+ *   tensors:  string name, u32 n, u64 dims[n], u32 type, u64 offset
+ *   padding to the alignment, data                (gguf_tensors.c)
+ */
 #include "base/str.h"
 #include "io/gguf_cursor.h"
 
@@ -23,6 +31,7 @@ mx_status mx_gguf_skip(gguf_cursor *cursor, const char *what, uint64_t size, mx_
             err, MX_ERR_FORMAT, "%s: %s: needs %llu bytes at offset %zu of a file of %zu",
             cursor->where, what, (unsigned long long)size, cursor->at, cursor->size);
     }
+    /* Cannot wrap: at + size is inside the file. */
     cursor->at += (size_t)size;
     return MX_OK;
 }
@@ -52,6 +61,8 @@ mx_status mx_gguf_read_string(gguf_cursor *cursor, const char *what, mx_gguf_str
     return MX_OK;
 }
 
+/* The three parts in order; counts are checked against the bytes that are left
+ * before anything is allocated by them. */
 static mx_status parse_file(gguf_cursor *cursor, mx_gguf *reader, mx_error *err)
 {
     uint32_t version = 0;
@@ -61,6 +72,7 @@ static mx_status parse_file(gguf_cursor *cursor, mx_gguf *reader, mx_error *err)
     }
     cursor->at = 4;
     MX_TRY(mx_gguf_read_u32(cursor, "version", &version, err));
+    /* A big-endian file shows 3 in the upper byte, hence as another version. */
     if (version != 3) {
         return mx_error_set(err, MX_ERR_UNSUPPORTED,
                             "%s: version: %u, only GGUF version 3 (little-endian) is read",

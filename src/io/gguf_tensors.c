@@ -56,6 +56,7 @@ static mx_status read_name(gguf_cursor *cursor, char **names, mx_tensor *tensor,
     return MX_OK;
 }
 
+/* Types are read lazily: a file may hold tensors that nobody asks for. */
 static void set_type(mx_tensor *tensor, uint32_t type)
 {
     const bool known = type < MX_COUNT(ggml_types) && ggml_types[type].name != NULL;
@@ -87,6 +88,7 @@ static mx_status set_size(const gguf_cursor *cursor, mx_tensor *tensor, mx_error
         count / info->block > (uint64_t)INT64_MAX / (info->block_bytes + 1u)) {
         return tensor_error(cursor, tensor, "dimensions: number of elements overflows", err);
     }
+    /* Blocks run along rows: a row that ends inside one would share it. */
     const uint64_t row = tensor->n_dims == 0 ? 1 : tensor->shape[tensor->n_dims - 1];
     if (row % info->block != 0) {
         return mx_error_set(err, MX_ERR_FORMAT,
@@ -129,6 +131,7 @@ static mx_status place_tensors(const gguf_cursor *cursor, uint64_t alignment,
         if (tensor->offset % alignment != 0) {
             return tensor_error(cursor, tensor, "offset: not aligned", err);
         }
+        /* Each difference is taken only after what it subtracts is known to fit. */
         if (begin > cursor->size || tensor->offset > cursor->size - begin ||
             tensor->size > cursor->size - begin - tensor->offset) {
             return tensor_error(cursor, tensor, "offset: data lies outside the file", err);
@@ -155,6 +158,7 @@ static mx_status check_overlaps(const gguf_cursor *cursor, mx_tensor_set *tensor
     return MX_OK;
 }
 
+/* The list of tensors, without a look at their data. */
 static mx_status read_descriptions(gguf_cursor *cursor, uint64_t count, mx_gguf *reader,
                                    mx_error *err)
 {

@@ -42,6 +42,7 @@ static mx_status value_error(const char *where, mx_gguf_string key, const char *
     return mx_error_set(err, MX_ERR_FORMAT, "%s: %.*s: %s", where, length, key.data, reason);
 }
 
+/* Types arrive as any u32; only known ones index type_table. */
 static mx_status read_type(gguf_cursor *cursor, mx_gguf_string key, gguf_type *out, mx_error *err)
 {
     uint32_t type = 0;
@@ -67,6 +68,8 @@ static mx_status skip_strings(gguf_cursor *cursor, uint64_t count, uint64_t *off
     return MX_OK;
 }
 
+/* Steps over `count` arrays inside an array. Each takes at least 12 bytes of the
+ * file, so a huge count ends at the end of the file. */
 static mx_status skip_nested(gguf_cursor *cursor, mx_gguf_string key, uint64_t count, int depth,
                              mx_error *err)
 {
@@ -105,6 +108,8 @@ static mx_status read_string_array(gguf_cursor *cursor, gguf_value *value, mx_er
     return skip_strings(cursor, value->count, value->strings, err);
 }
 
+/* An array: u32 element type, u64 count, elements. The count is compared with the
+ * file's size before it is multiplied. */
 static mx_status read_array(gguf_cursor *cursor, gguf_value *value, mx_error *err)
 {
     value->is_array = true;
@@ -124,6 +129,7 @@ static mx_status read_array(gguf_cursor *cursor, gguf_value *value, mx_error *er
                         err);
 }
 
+/* One pair. Values stay where they are; the getters decode them when asked. */
 static mx_status read_value(gguf_cursor *cursor, gguf_value *value, mx_error *err)
 {
     MX_TRY(mx_gguf_read_string(cursor, "metadata key", &value->key, err));
@@ -147,6 +153,7 @@ static mx_status read_value(gguf_cursor *cursor, gguf_value *value, mx_error *er
     return MX_OK;
 }
 
+/* By bytes, a prefix before its extensions: keys may hold any byte but NUL. */
 static int compare_keys(mx_gguf_string a, mx_gguf_string b)
 {
     const size_t common = a.length < b.length ? a.length : b.length;
@@ -231,6 +238,7 @@ static mx_status get_value(const mx_gguf *reader, const char *key, bool required
     return MX_OK;
 }
 
+/* The key is there, with a type that cannot answer: never a conversion by force. */
 static mx_status wrong_type(const mx_gguf *reader, const gguf_value *value, const char *wanted,
                             mx_error *err)
 {
@@ -250,6 +258,7 @@ static bool load_int(gguf_type type, const uint8_t *data, int64_t *out)
         *out = (int8_t)data[0];
         return true;
     case GGUF_U16:
+        /* Byte by byte: values lie at any address. */
         *out = data[0] | data[1] << 8;
         return true;
     case GGUF_I16:

@@ -1,3 +1,8 @@
+/*
+ * Field names, defaults and meanings are those of transformers' LlamaConfig. Where
+ * it would go on with a value that mxlm cannot honour (another activation, a rope
+ * type, a partial rotation), the field is refused by its name.
+ */
 #include "io/hf_config.h"
 
 #include <math.h>
@@ -17,6 +22,7 @@ static mx_status unsupported(const char *where, const char *field, const char *v
                         value);
 }
 
+/* A positive size of at most `max`. */
 static mx_status get_size(scope in, const char *key, bool required, uint32_t fallback, uint32_t max,
                           uint32_t *out, mx_error *err)
 {
@@ -28,6 +34,7 @@ static mx_status get_size(scope in, const char *key, bool required, uint32_t fal
 
 /* ---- architecture -------------------------------------------------------- */
 
+/* model_type decides; files without one are recognized by their single class. */
 static bool is_llama(const json_t *root)
 {
     const char *type = json_string_value(json_object_get(root, "model_type"));
@@ -60,6 +67,7 @@ static mx_status check_architecture(scope in, mx_error *err)
     return MX_OK;
 }
 
+/* Absent and null are the same to transformers, and so here. */
 static mx_status parse_sizes(scope in, mx_llama_config *out, mx_error *err)
 {
     const uint32_t width = MX_LLAMA_MAX_WIDTH;
@@ -107,6 +115,7 @@ mx_status mx_llama_config_check(const mx_llama_config *config, const char *where
 
 /* ---- special tokens ------------------------------------------------------ */
 
+/* Not compared with vocab_size: an id that never occurs does no harm. */
 static mx_status parse_token_id(const json_t *value, const char *where, const char *key,
                                 int32_t *out, mx_error *err)
 {
@@ -219,6 +228,7 @@ static mx_status check_rope_fields(scope in, mx_rope_kind kind, mx_error *err)
     return MX_OK;
 }
 
+/* All three are needed: transformers would guess the context from another field. */
 static mx_status parse_llama3(scope in, mx_rope_config *out, mx_error *err)
 {
     MX_TRY(get_positive(in, "low_freq_factor", true, 0, &out->low_freq_factor, err));
@@ -247,6 +257,7 @@ static mx_status parse_rope_object(scope in, double theta, mx_rope_config *out, 
     return out->kind == MX_ROPE_LLAMA3 ? parse_llama3(in, out, err) : MX_OK;
 }
 
+/* Compared exactly: both spellings come from the same numbers. */
 static bool rope_equal(const mx_rope_config *a, const mx_rope_config *b)
 {
     return a->kind == b->kind && a->theta == b->theta && a->factor == b->factor &&
@@ -300,6 +311,7 @@ static mx_status parse_rope(scope in, mx_rope_config *out, mx_error *err)
 
 /* ---- the whole ----------------------------------------------------------- */
 
+/* Order matters: sizes first, since later fields are checked against them. */
 static mx_status parse_root(scope in, mx_llama_config *out, mx_error *err)
 {
     double eps = 0;

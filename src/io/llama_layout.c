@@ -1,3 +1,7 @@
+/*
+ * Names and shapes: transformers' LlamaForCausalLM, and llama.cpp's table for the
+ * llama architecture (gguf-py, tensor_mapping.py).
+ */
 #include "io/llama_layout.h"
 
 #include <assert.h>
@@ -46,6 +50,7 @@ static const part layer_parts[] = {
     {"self_attn.rotary_emb.inv_freq", NULL, HALF_HEAD, NONE, OPTIONAL, false, false},
 };
 
+/* Sizes are bounded by hf_config.h: no product here overflows. */
 static uint64_t dim_size(const mx_llama_config *config, dim which)
 {
     switch (which) {
@@ -74,6 +79,7 @@ static bool part_exists(const mx_llama_config *config, const part *p)
            !(p->when == MLP_BIAS && !config->mlp_bias);
 }
 
+/* Everything but the name, which depends on the layer. */
 static void describe(const mx_llama_config *config, const part *p, mx_llama_tensor *out)
 {
     out->n_dims = p->in == NONE ? 1 : 2;
@@ -95,6 +101,7 @@ static const part *existing_part(const mx_llama_config *config, size_t index)
     return NULL;
 }
 
+/* All layers have the same parts, so positions are plain arithmetic. */
 static size_t count_layer_parts(const mx_llama_config *config)
 {
     size_t count = 0;

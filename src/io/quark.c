@@ -1,3 +1,8 @@
+/*
+ * Reading is a whitelist: every field is understood, is known to say nothing, or is
+ * refused by its name. Field names and values: amd/Quark's QConfig and QTensorConfig
+ * as its exporter writes them, and what vLLM's quark loader reads.
+ */
 #include "io/quark.h"
 
 #include "io/llama_layout.h"
@@ -115,6 +120,7 @@ static bool asks_nothing(const json_t *value)
            (json_is_object(value) && json_object_size(value) == 0);
 }
 
+/* The field is known to be there; its value is what mxlm cannot do. */
 static mx_status refuse(const char *place, const char *field, mx_error *err)
 {
     return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: %s: this value is not supported", place,
@@ -159,6 +165,7 @@ static mx_status expect_string(const json_t *object, const char *key, const char
 
 /* ---- reading: Quark's own contract --------------------------------------- */
 
+/* Quark packs int4 into 32-bit words in an order of its own: not read. */
 static mx_status parse_dtype(const json_t *object, const char *place, mx_quant *out, mx_error *err)
 {
     static const char *const names[] = {"fp4", "fp6_e2m3", "fp6_e3m2", "fp8_e4m3", "fp8_e5m2"};
@@ -219,6 +226,8 @@ static mx_status parse_operand(const json_t *object, const char *place, bool is_
     return MX_OK;
 }
 
+/* global_quant_config: one contract for all layers. Weight-only files leave the
+ * activations unquantized, with the weights' settings for whoever switches them on. */
 static mx_status parse_global(const json_t *object, const char *where, mx_specs *out, mx_error *err)
 {
     static const char *const known[] = {"weight", "input_tensors", "target_device"};
@@ -240,6 +249,7 @@ static mx_status parse_global(const json_t *object, const char *where, mx_specs 
     return parse_operand(input, place, true, &out->activations, err);
 }
 
+/* How the tensors were written. */
 static mx_status check_export(const json_t *object, const char *where, mx_error *err)
 {
     static const char *const known[] = {"weight_format", "pack_method",
@@ -267,6 +277,7 @@ static mx_status check_algorithm(const json_t *algorithm, const char *place, mx_
                : refuse(place, "algo_config.desc_act", err);
 }
 
+/* Older files hold one algorithm, newer ones a list. */
 static mx_status check_algorithms(const json_t *object, const char *place, mx_error *err)
 {
     const json_t *algorithms = json_object_get(object, "algo_config");
@@ -300,6 +311,7 @@ static mx_status check_glob(const char *glob, const char *place, mx_error *err)
     return MX_OK;
 }
 
+/* Checked once, before each is matched with every module. */
 static mx_status check_patterns(const json_t *patterns, const char *place, mx_error *err)
 {
     if (!json_is_array(patterns) || json_array_size(patterns) > MAX_PATTERNS) {
@@ -352,6 +364,7 @@ static mx_status set_excludes(const bool *flags, uint32_t layers, mx_specs *out,
     return MX_OK;
 }
 
+/* Decides for every projection, then says it in mxlm's terms. */
 static mx_status parse_excludes(const json_t *object, const mx_llama_config *config,
                                 const char *place, mx_specs *out, mx_error *err)
 {
@@ -375,6 +388,7 @@ static mx_status parse_excludes(const json_t *object, const mx_llama_config *con
     return status;
 }
 
+/* A file that Quark wrote itself. */
 static mx_status parse_quark(const json_t *object, const mx_llama_config *config, const char *where,
                              mx_specs *out, mx_error *err)
 {
@@ -417,6 +431,7 @@ static mx_status check_agreement(const json_t *object, const json_t *expected, c
     return MX_OK;
 }
 
+/* A file that mxlm wrote. */
 static mx_status parse_mxlm(const json_t *object, const mx_llama_config *config, const char *where,
                             mx_specs *out, const char **method, mx_error *err)
 {

@@ -1,3 +1,12 @@
+/*
+ * The reader. The file is
+ *
+ *   u64 length | JSON text of that length | buffer
+ *
+ * and the JSON maps tensor names to {"dtype", "shape", "data_offsets": [begin, end]},
+ * offsets counted from the start of the buffer. Rules:
+ * huggingface/safetensors, README and src/tensor.rs.
+ */
 #include "io/safetensors.h"
 
 #include "base/str.h"
@@ -44,6 +53,7 @@ static const struct {
     {"F8_E4M3FNUZ", MX_DTYPE_NONE, 8}, {"F8_E5M2FNUZ", MX_DTYPE_NONE, 8},
 };
 
+/* Little-endian, at any address. */
 static uint64_t load_u64(const uint8_t *data)
 {
     uint64_t value = 0;
@@ -53,6 +63,7 @@ static uint64_t load_u64(const uint8_t *data)
     return value;
 }
 
+/* Most findings are about one tensor: file, tensor, then field and reason. */
 static mx_status tensor_error(const source *src, const char *name, const char *reason,
                               mx_error *err)
 {
@@ -108,6 +119,7 @@ static mx_status parse_header(source *src, json_t **root, mx_error *err)
     return MX_OK;
 }
 
+/* Free text for people and tools; values that are not strings break the format. */
 static mx_status parse_metadata(mx_safetensors *reader, json_t *metadata, const char *where,
                                 mx_error *err)
 {
@@ -144,6 +156,7 @@ static bool read_u64_array(const json_t *array, size_t limit, uint64_t *out, siz
     return true;
 }
 
+/* The type decides how many bits an element takes, known to mxlm or not. */
 static mx_status parse_dtype(const source *src, const json_t *entry, mx_tensor *tensor,
                              unsigned *bits, mx_error *err)
 {
@@ -190,6 +203,8 @@ static mx_status parse_shape(const source *src, const json_t *entry, mx_tensor *
     return MX_OK;
 }
 
+/* Where the bytes lie. Compared before anything is added, so that no sum can wrap:
+ * offsets up to 2^63 are valid JSON. */
 static mx_status parse_offsets(const source *src, const json_t *entry, mx_tensor *tensor,
                                mx_error *err)
 {
@@ -214,6 +229,8 @@ static mx_status parse_offsets(const source *src, const json_t *entry, mx_tensor
     return MX_OK;
 }
 
+/* One entry. Three members and no more: a fourth would be a rule that this reader
+ * does not know. */
 static mx_status parse_tensor(const source *src, const json_t *entry, mx_tensor *tensor,
                               mx_error *err)
 {
@@ -290,6 +307,8 @@ static mx_status copy_names(mx_safetensors *reader, json_t *root, mx_error *err)
     return MX_OK;
 }
 
+/* The header as tensors: filled in the order of the text, put into the order of the
+ * file, checked, indexed by name. */
 static mx_status parse_entries(mx_safetensors *reader, const source *src, json_t *root,
                                mx_error *err)
 {
@@ -305,6 +324,7 @@ static mx_status parse_entries(mx_safetensors *reader, const source *src, json_t
     json_t *entry;
     json_object_foreach(root, key, entry)
     {
+        /* copy_names gave the items their names in this same order. */
         if (entry != metadata) {
             MX_TRY(parse_tensor(src, entry, tensor++, err));
         }
@@ -349,6 +369,7 @@ mx_status mx_safetensors_open(const char *path, mx_safetensors **out, mx_error *
         mx_map_close(&map);
         return status;
     }
+    /* From here on the reader owns the mapping. */
     (*out)->map = map;
     return MX_OK;
 }

@@ -1,3 +1,8 @@
+/*
+ * The writer. The whole header is known before the first byte of data, since every
+ * size follows from the plans: data streams through without seeking back. The file
+ * is atomic (base/file.h): a writer that is aborted or fails leaves nothing.
+ */
 #include "io/safetensors.h"
 
 #include "base/str.h"
@@ -12,6 +17,7 @@ struct mx_safetensors_writer {
     uint64_t declared, written; /* bytes of the buffer */
 };
 
+/* A wrong plan is the caller's mistake, not bad data. */
 static mx_status plan_error(const char *path, const char *name, const char *reason, mx_error *err)
 {
     return mx_error_set(err, MX_ERR_ARGUMENT, "%s: tensor %s: %s", path, name, reason);
@@ -47,6 +53,7 @@ static mx_status plan_entry(const char *path, json_t *root, const mx_tensor_plan
     if (strcmp(plan->name, "__metadata__") == 0 || json_object_get(root, plan->name) != NULL) {
         return plan_error(path, plan->name, "name is taken", err);
     }
+    /* A shape that could not be built makes json_pack, and then the set, fail. */
     json_t *shape = json_array();
     for (int i = 0; i < plan->n_dims; i++) {
         json_array_append_new(shape, json_integer((json_int_t)plan->shape[i]));
@@ -62,6 +69,8 @@ static mx_status plan_entry(const char *path, json_t *root, const mx_tensor_plan
     return MX_OK;
 }
 
+/* The header as JSON; `*end` receives the size of the buffer. Metadata comes first,
+ * as in the files that other writers make. */
 static mx_status build_header(const char *path, const mx_tensor_plan *plans, size_t n_plans,
                               const char *const *metadata, size_t n_metadata, uint64_t *end,
                               json_t **out, mx_error *err)

@@ -1,3 +1,4 @@
+/* Tensors by position and by name; see the header. */
 #include "io/tensor_set.h"
 
 #include <stdlib.h>
@@ -40,6 +41,7 @@ mx_status mx_tensor_set_alloc(mx_tensor_set *set, size_t count, mx_error *err)
     return MX_OK;
 }
 
+/* qsort and the search below must order alike: bytes, not the locale's letters. */
 static int compare_names(const void *a, const void *b)
 {
     const mx_tensor *const *left = a, *const *right = b;
@@ -52,6 +54,7 @@ mx_status mx_tensor_set_index(mx_tensor_set *set, const char *where, mx_error *e
         set->by_name[i] = &set->items[i];
     }
     qsort(set->by_name, set->count, sizeof(const mx_tensor *), compare_names);
+    /* Sorted, so equal names are neighbours. */
     for (size_t i = 1; i < set->count; i++) {
         if (strcmp(set->by_name[i - 1]->name, set->by_name[i]->name) == 0) {
             return mx_error_set(err, MX_ERR_FORMAT, "%s: tensor %s: occurs twice", where,
