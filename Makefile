@@ -3,10 +3,10 @@ BUILD ?= build
 PREFIX ?= /usr/local
 JOBS ?= $(shell nproc)
 LIMIT ?=
-FUZZ_SECONDS ?= 30
+FUZZ_SECONDS ?= 60
 
 MXLM = $(BUILD)/mxlm
-export BUILD JOBS LIMIT FUZZ_SECONDS
+export BUILD JOBS LIMIT
 
 .DEFAULT_GOAL := help
 .PHONY: help deps model build run run-full check check-exhaustive sanitize fuzz bench format \
@@ -46,7 +46,9 @@ sanitize: ## build with ASan and UBSan and run all the tests
 
 fuzz: ## run each fuzz target for FUZZ_SECONDS (needs clang)
 	@scripts/install-deps.sh fuzz
-	@scripts/fuzz.sh
+	@cmake -G Ninja -S . -B $(BUILD)/fuzz -DCMAKE_C_COMPILER=clang -DMXLM_FUZZ=ON -DMXLM_TESTS=OFF \
+	  -DMXLM_FUZZ_SECONDS=$(FUZZ_SECONDS) >/dev/null
+	@ninja -C $(BUILD)/fuzz -j $(JOBS) fuzz_run
 
 format: ## rewrite the C files in the tree's style
 	@git ls-files '*.c' '*.h' | xargs clang-format -i
