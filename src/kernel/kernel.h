@@ -101,8 +101,8 @@ typedef struct mx_kernels {
                            const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
                            uint8_t *panel);
     /* Quantizes n_tokens (1..16) rows x [n_tokens][x_stride] to a tile, bit-equal
-     * to mx_row_encode with stream = first_stream + token; missing tokens are
-     * zero. */
+     * to mx_row_encode with stream = first_stream + token. The places of missing
+     * tokens hold anything. */
     void (*int_tile_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
                           const float *x, size_t x_stride, size_t n_tokens, uint64_t first_stream,
                           uint8_t *tile);

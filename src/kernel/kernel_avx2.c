@@ -7,6 +7,7 @@
 #include "kernel/lanes_attention.h"
 #include "kernel/lanes_f32.h"
 #include "kernel/lanes_quant.h"
+#include "kernel/lanes_tile.h"
 
 void mx_kernels_avx2(mx_kernels *table)
 {

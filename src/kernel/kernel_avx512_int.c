@@ -23,9 +23,8 @@
 #include <string.h>
 
 enum {
-    GROUP_TILES = 16,          /* at most so many tiles in a group: accumulators take 32 KiB */
-    GROUP_BYTES = 1024 * 1024, /* of tiles: half of a common second-level cache */
-    RUN_QUADS = 64,            /* of unpacked weights: 4 KiB a panel */
+    GROUP_TILES = 16, /* tiles in a group: accumulators take 32 KiB */
+    RUN_QUADS = 64,   /* of unpacked weights: 4 KiB a panel */
     RUN_BLOCKS = RUN_QUADS / 2,
     STEP = 4,         /* tokens at a time: 8 independent vpdpbusd chains */
     SMALL_TOKENS = 8, /* at most so many take the path for few tokens */
@@ -157,6 +156,8 @@ static void run_weights(sweep *s, run *r)
         for (size_t q = 0; q < n_quads; q += 2) {
             __m512i quads[2];
             octet_load(codes + q / 2 * MX_QUAD_BYTES, true, s->nibbles, quads);
+            /* The next run's codes follow. */
+            _mm_prefetch((const char *)codes + (n_quads + q) / 2 * MX_QUAD_BYTES, _MM_HINT_T0);
             _mm512_store_si512(s->weights[p][q], quads[0]);
             _mm512_store_si512(s->weights[p][q + 1], quads[1]);
         }
@@ -171,6 +172,9 @@ typedef struct step {
     const uint8_t *seeds, *slots, *quads; /* of the step's first token */
     float *acc;                           /* [STEP][2][16] */
     int32_t *dots;                        /* [STEP][2][16] */
+    /* A quarter of the block's lines in the next tile, which this step prefetches;
+     * prefetching beyond the last tile does nothing. */
+    const uint8_t *next_quads, *next_lane;
 } step;
 
 /* dot += one quad of the weights. */
@@ -260,6 +264,9 @@ MX_TEMPLATE void step_blocks(const sweep *s, const run *r, size_t token, step at
     for (size_t b = 0; b < r->n_blocks; b++) {
         step_seed(at, n_panels, dot);
         if (n_quads == 8) {
+            _mm_prefetch((const char *)at.next_quads, _MM_HINT_T0);
+            _mm_prefetch((const char *)at.next_quads + 64, _MM_HINT_T0);
+            _mm_prefetch((const char *)at.next_lane, _MM_HINT_T0);
             MX_UNROLL
             for (size_t q = 0; q < 8; q++) {
                 step_quad(at, q, n_panels, dot);
@@ -273,6 +280,8 @@ MX_TEMPLATE void step_blocks(const sweep *s, const run *r, size_t token, step at
         at.seeds += 64;
         at.slots += 64;
         at.quads += n_quads * MX_QUAD_BYTES;
+        at.next_quads += n_quads * MX_QUAD_BYTES;
+        at.next_lane += 64;
         at.weights[0] += n_quads * MX_QUAD_BYTES;
         at.weights[1] += n_quads * MX_QUAD_BYTES;
     }
@@ -325,6 +334,10 @@ MX_TEMPLATE void run_sweep(sweep *s, const run *r, int n_panels, bool plain)
             .acc = s->acc[token][0],
             .dots = s->dots[token][0],
         };
+        size_t quarter = token % 16 / STEP;
+        at.next_quads =
+            at.quads - token % 16 * 4 + layout->tile_bytes + quarter * 2 * MX_QUAD_BYTES;
+        at.next_lane = (quarter % 2 == 0 ? at.seeds : at.slots) + layout->tile_bytes;
         if (!r->begins || !r->ends) {
             step_part(s, r, token, at, n_panels, plain);
         } else if (r->n_quads == 8) {
@@ -576,12 +589,10 @@ void mx_avx512_int_product(const mx_int_product *product)
         return;
     }
     size_t n_tiles = (product->n_tokens + 15) / 16;
-    size_t group = GROUP_BYTES / layout.tile_bytes;
-    group = group < 4 ? 4 : mx_min_size(group, GROUP_TILES);
-    for (size_t tile = 0; tile < n_tiles; tile += group) {
+    for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0; panel < n_panels; panel += 2) {
             product_sweep(product, &layout, panel, mx_min_size(n_panels - panel, 2), tile,
-                          mx_min_size(n_tiles - tile, group));
+                          mx_min_size(n_tiles - tile, GROUP_TILES));
         }
     }
 }

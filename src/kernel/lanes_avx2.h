@@ -198,6 +198,33 @@ static inline __m128i lanes_to_bytes(lanes v)
     return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
 }
 
+/* 16 integers as floats. */
+static inline lanes lanes_from_u32(const uint32_t *p)
+{
+    const __m256i *v = (const __m256i *)(const void *)p;
+    return (lanes){_mm256_cvtepi32_ps(_mm256_loadu_si256(v)),
+                   _mm256_cvtepi32_ps(_mm256_loadu_si256(v + 1))};
+}
+
+/* out[i]: factor times the sum of the 4 int8 at each i-th 32-bit place of n_quads
+ * rows of 64 bytes. */
+static inline void lanes_quads_sum(const uint8_t *quads, size_t n_quads, int32_t factor,
+                                   int32_t out[16])
+{
+    __m256i ones = _mm256_set1_epi8(1), pairs = _mm256_set1_epi16(1);
+    for (size_t half = 0; half < 2; half++) {
+        __m256i sum = _mm256_setzero_si256();
+        for (size_t q = 0; q < n_quads; q++) {
+            const uint8_t *at = quads + q * 64 + half * 32;
+            __m256i x = _mm256_load_si256((const __m256i *)(const void *)at);
+            x = _mm256_madd_epi16(_mm256_maddubs_epi16(ones, x), pairs);
+            sum = _mm256_add_epi32(sum, x);
+        }
+        sum = _mm256_mullo_epi32(sum, _mm256_set1_epi32(factor));
+        _mm256_storeu_si256((__m256i *)(void *)(out + half * 8), sum);
+    }
+}
+
 /* 16 doubles. */
 typedef struct lanes_double {
     __m256d part[4];

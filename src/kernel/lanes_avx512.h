@@ -165,6 +165,24 @@ static inline __m128i lanes_to_bytes(lanes v)
     return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
 }
 
+/* 16 integers as floats. */
+static inline lanes lanes_from_u32(const uint32_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_loadu_si512(p));
+}
+
+/* out[i]: factor times the sum of the 4 int8 at each i-th 32-bit place of n_quads
+ * rows of 64 bytes. */
+static inline void lanes_quads_sum(const uint8_t *quads, size_t n_quads, int32_t factor,
+                                   int32_t out[16])
+{
+    __m512i sum = _mm512_setzero_si512(), ones = _mm512_set1_epi8(1);
+    for (size_t q = 0; q < n_quads; q++) {
+        sum = _mm512_dpbusd_epi32(sum, ones, _mm512_load_si512(quads + q * 64));
+    }
+    _mm512_storeu_si512(out, _mm512_mullo_epi32(sum, _mm512_set1_epi32(factor)));
+}
+
 /* 16 doubles. */
 typedef struct lanes_double {
     __m512d low, high;

@@ -1,7 +1,8 @@
 /*
  * Speed of the products on one thread, against the machine's peak measured between
  * the runs: check_kernels [ISA] [CASE] [TOKENS], for example check_kernels avx512
- * W4A6 512. Medians of interleaved rounds, in the thread's own CPU time, so that
+ * W4A6 512. Medians of interleaved rounds (the share's is that of the
+ * rounds' shares), in the thread's own CPU time, so that
  * neighbours on a busy machine disturb less.
  */
 #include "kernel_test.h"
@@ -255,16 +256,17 @@ static void bench_run(bench *b)
     bench_open(b);
     double macs = (double)b->rows * (double)b->k * (double)b->tokens;
     size_t repeats = (size_t)(1e9 / macs) + 1;
-    double speed[ROUNDS], peak[ROUNDS], pack[ROUNDS] = {0};
+    double speed[ROUNDS], peak[ROUNDS], share[ROUNDS], pack[ROUNDS];
     for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
         size_t at = i < 0 ? 0 : (size_t)i;
         peak[at] = peak_measure(b->table->name, bench_integer(b));
         pack[at] = bench_integer(b) ? seconds_of(bench_pack, b, 1) : 0;
         speed[at] = macs / seconds_of(bench_product, b, repeats);
+        share[at] = peak[at] > 0 ? speed[at] / peak[at] : 0;
     }
     double got = median(speed), best = median(peak);
     printf("%-7s %-9s %5zux%-5zu %4zu tokens %8.1f GMAC/s  %.3f of %.0f", b->table->name, b->name,
-           b->rows, b->k, b->tokens, got / 1e9, best > 0 ? got / best : 0, best / 1e9);
+           b->rows, b->k, b->tokens, got / 1e9, median(share), best / 1e9);
     if (bench_integer(b)) {
         printf("   quantizing %.1f%%", 100 * median(pack) * got / macs);
     }
