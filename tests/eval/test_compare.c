@@ -153,7 +153,9 @@ static void test_markdown(void **state)
     assert_non_null(strstr(markdown, "p = 1 (exact)|"));
     assert_non_null(strstr(markdown, "not LAMBADA's"));
     /* Every row of the table has the same columns. */
-    for (const char *at = strstr(markdown, "\n\n|") + 2; at != NULL && *at != '\n';) {
+    const char *at = strstr(markdown, "\n\n|");
+    assert_non_null(at);
+    for (at += 2; *at != '\n';) {
         size_t bars = 0, length = strcspn(at, "\n");
         for (size_t i = 0; i < length; i++) {
             bars += at[i] == '|';

@@ -3,6 +3,21 @@
 
 #include "eval/eval_run.h"
 
+/* A sanitized forward pass takes some twenty times as long. */
+#ifdef __has_feature
+#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
+#define SANITIZED 1
+#endif
+#endif
+#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+#define SANITIZED 1
+#endif
+#ifdef SANITIZED
+enum { DOCUMENTS = 10 };
+#else
+enum { DOCUMENTS = 100 };
+#endif
+
 /* The checkpoint into path [FIXTURE_PATH]; false when it is not there. */
 static bool find_checkpoint(char *path)
 {
@@ -57,7 +72,6 @@ static void test_golden(void **state)
     char checkpoint[FIXTURE_PATH], data[FIXTURE_PATH], golden_path[FIXTURE_PATH];
     mx_model *model = NULL;
     mx_error err = {0};
-    enum { DOCUMENTS = 100 };
     if (!fixture_path("MXLM_DATA_DIR", "text/lambada_test.jsonl", data) ||
         !fixture_path("MXLM_DATA_DIR", "golden/smollm2_lambada_100.jsonl", golden_path) ||
         !find_checkpoint(checkpoint)) {
