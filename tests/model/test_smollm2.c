@@ -9,6 +9,9 @@
 
 #include <math.h>
 
+/* What float32 transformers and a correct program differ by. */
+#define CLOSE 2e-4
+
 enum { TOP = 16, MAX_PROMPT = 64, GREEDY = 24 };
 
 static const char w4a6[] =
@@ -66,6 +69,7 @@ static uint32_t read_ids(const json_t *array, int32_t *ids)
 typedef struct difference {
     double largest, sum;
     size_t count;
+    size_t positions, close; /* positions in all, and those within CLOSE throughout */
 } difference;
 
 static void difference_add(difference *d, double got, double expected)
@@ -84,11 +88,17 @@ static void compare_position(const json_t *prompt, size_t position, const float 
     const json_t *tops = json_array_get(json_object_get(prompt, "top_logits"), position);
     const json_t *lse = json_array_get(json_object_get(prompt, "logsumexp"), position);
     assert_int_equal(json_array_size(ids), TOP);
+    difference here = {0};
     for (size_t i = 0; i < TOP; i++) {
         json_int_t id = json_integer_value(json_array_get(ids, i));
-        difference_add(d, (double)logits[id], json_real_value(json_array_get(tops, i)));
+        difference_add(&here, (double)logits[id], json_real_value(json_array_get(tops, i)));
     }
-    difference_add(d, (double)stats->max + log(stats->sum_exp), json_real_value(lse));
+    difference_add(&here, (double)stats->max + log(stats->sum_exp), json_real_value(lse));
+    d->largest = fmax(d->largest, here.largest);
+    d->sum += here.sum;
+    d->count += here.count;
+    d->positions++;
+    d->close += here.largest <= CLOSE;
 }
 
 static void compare_prompt(mx_model *model, const json_t *prompt, difference *d)
@@ -146,9 +156,10 @@ static void compare_all(mx_model *model, const json_t *prompts, difference *d, u
         compare_prompt(model, json_array_get(prompts, i), d);
         *greedy += greedy_agreement(model, json_array_get(prompts, i));
     }
-    print_message("%zu logits and logsumexp: largest difference %.2e, mean %.2e; "
-                  "%u of %d greedy tokens\n",
-                  d->count, d->largest, d->sum / (double)d->count, *greedy, 6 * GREEDY);
+    print_message("%zu logits and logsumexp: largest difference %.2e, mean %.2e; %zu of %zu "
+                  "positions within %.0e; %u of %d greedy tokens\n",
+                  d->count, d->largest, d->sum / (double)d->count, d->close, d->positions, CLOSE,
+                  *greedy, 6 * GREEDY);
 }
 
 static void unquantized_agrees_with_transformers(void **state)
@@ -164,14 +175,25 @@ static void unquantized_agrees_with_transformers(void **state)
     }
     mx_model *model = fixture_open(path, 0, NULL);
     compare_all(model, json_object_get(golden, "float32"), &d, &greedy);
-    assert_true(d.largest <= 2e-4);
+    assert_int_equal(d.close, d.positions);
+    assert_true(d.largest <= CLOSE);
     assert_int_equal(greedy, 6 * GREEDY);
     mx_model_close(model);
     json_decref(golden);
 }
 
-/* The emulation sums in float32 where mxlm is exact: now and then an activation
- * rounds the other way. */
+/*
+ * No bound on the largest difference can hold here. The forward pass is
+ * discontinuous: an activation within fp32 noise of a rounding boundary may take
+ * either side in correct programs, and one that flips moves the logits of its
+ * token and of those behind it by up to several units. Between flips everything
+ * agrees as closely as unquantized. So positions that agree are counted, and the
+ * mean is held against what quantization itself moves (3.2).
+ *
+ * The limits come from the emulation in float64 throughout, against its own
+ * float32 golden: 36 of the 89 positions agree, mean 0.40. (With norms that sum
+ * in another order mean 0.05 to 0.09.) A mistake leaves no position close.
+ */
 static void w4a6_agrees_with_microxcaling(void **state)
 {
     (void)state;
@@ -187,8 +209,9 @@ static void w4a6_agrees_with_microxcaling(void **state)
     fixture_apply(model, w4a6);
     compare_all(model, json_object_get(golden, "mxfp4_e2m1-w mxfp6_e2m3-a rtn floor even"), &d,
                 &greedy);
-    assert_true(d.largest <= 5e-2);
-    assert_true(d.sum / (double)d.count <= 5e-3);
+    assert_int_equal(d.positions, 89);
+    assert_true(d.close >= 36);
+    assert_true(d.sum / (double)d.count <= 0.5);
     mx_model_close(model);
     json_decref(golden);
 }
