@@ -42,10 +42,11 @@ run_tests() { # FOLDER CTEST-OPTION...
     passed=$((passed + all - bad))
     failed=$((failed + bad))
     local skipped
-    skipped=$(grep -hE '^\[  SKIPPED \] [a-z]|^SKIPPED: ' "$folder/Testing/Temporary/LastTest.log" |
-        sort -u) || true
+    # cmocka's line names the test; the test's own line before it says why.
+    skipped=$(awk '/^\[  SKIPPED \] [a-z]/ && why !~ /^\[/ { print "  " $4 ": " why }
+        /^SKIPPED: / { print "  " $0 } { why = $0 }' "$folder/Testing/Temporary/LastTest.log")
     if [ -n "$skipped" ]; then
-        say "SKIPPED (data or checkpoint absent: see README.md, make model):"
+        say "SKIPPED (README.md, Data, says where to get what is absent):"
         echo "$skipped"
     fi
 }
