@@ -22,9 +22,8 @@ void mx_projection_name(uint32_t layer, mx_projection projection, char *name)
     snprintf(name, NAME_SIZE, "model.layers.%u.%s", layer, projection_suffixes[projection]);
 }
 
-/* Rows and columns of a projection by the config. */
-static void projection_shape(const mx_llama_config *config, mx_projection projection, size_t *rows,
-                             size_t *cols)
+void mx_projection_shape(const mx_llama_config *config, mx_projection projection, size_t *rows,
+                         size_t *cols)
 {
     size_t heads = (size_t)config->heads * config->head_dim;
     size_t kv = (size_t)config->kv_heads * config->head_dim;
@@ -151,7 +150,7 @@ static mx_status load_projection(mx_model *model, uint32_t layer, mx_projection 
     size_t rows, cols;
     mx_matrix *matrix = &model->layers[layer].projections[projection];
     mx_projection_name(layer, projection, module);
-    projection_shape(&model->config, projection, &rows, &cols);
+    mx_projection_shape(&model->config, projection, &rows, &cols);
     const mx_quant *weights = &model->specs.weights;
     bool quantized = weights->format != NULL && weights->format->kind != MX_KIND_PLAIN &&
                      !mx_specs_excludes(&model->specs, module);

@@ -49,6 +49,10 @@ mx_status mx_model_tokenizer(const mx_model *model, const mx_tokenizer **out, mx
  * name [96]. */
 void mx_projection_name(uint32_t layer, mx_projection projection, char *name);
 
+/* Rows (outputs) and columns (inputs) of a projection by the config. */
+void mx_projection_shape(const mx_llama_config *config, mx_projection projection, size_t *rows,
+                         size_t *cols);
+
 /*
  * Replaces an unquantized projection by packed codes and scales (row layout of
  * format/block.h) in one malloc'd block `codes`, which the model takes over in
