@@ -10,9 +10,9 @@
 #include "kernel/unroll.h"
 
 enum {
-    F32_SLICE = 1024,     /* of k: 64 KiB a panel */
-    F32_TOKEN_CHUNK = 96, /* tokens whose slice stays in cache while panels pass */
-    F32_LONE_PANELS = 4,  /* panels at once for one token */
+    F32_SLICE = 1024,      /* of k: 64 KiB a panel */
+    F32_TOKEN_CHUNK = 192, /* tokens that a slice of panels passes before the next panels */
+    F32_LONE_PANELS = 4,   /* panels at once for one token */
 };
 
 static void lanes_f32_panel_pack(const float *const *rows, size_t n_rows, size_t k, float *panel)
@@ -34,6 +34,23 @@ static void lanes_f32_panel_pack(const float *const *rows, size_t n_rows, size_t
 typedef struct f32_place {
     size_t panel, token, begin, end;
 } f32_place;
+
+/* What the tile after this one needs first: its x, and where its chains rest.
+ * Beyond the last token this does nothing. */
+MX_TEMPLATE void f32_prefetch_next(const mx_f32_product *p, f32_place at, const float *x,
+                                   const float *out, int n_panels, int n_tokens)
+{
+    MX_UNROLL
+    for (int t = n_tokens; t < 2 * n_tokens; t++) {
+        const float *next_x = x + (size_t)t * p->x_stride + at.begin;
+        __builtin_prefetch(next_x);
+        __builtin_prefetch(next_x + 16);
+        MX_UNROLL
+        for (int i = 0; i < n_panels; i++) {
+            __builtin_prefetch(out + (size_t)t * p->out_stride + i * MX_PANEL_ROWS, 1);
+        }
+    }
+}
 
 /* Valid rows of a panel. */
 static inline size_t f32_panel_rows(const mx_f32_product *p, size_t panel)
@@ -58,6 +75,7 @@ MX_TEMPLATE void f32_tile(const mx_f32_product *p, f32_place at, int n_panels, i
             acc[i][t] = at.begin == 0 ? lanes_set(0) : lanes_load_part(resting, rows);
         }
     }
+    f32_prefetch_next(p, at, x, out, n_panels, n_tokens);
     for (size_t k = at.begin; k < at.end; k++) {
         lanes row[F32_LONE_PANELS];
         MX_UNROLL
