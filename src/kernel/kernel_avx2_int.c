@@ -1,5 +1,5 @@
 /*
- * Exact integer product with AVX2. One panel passes over up to 64 tokens block by
+ * Exact integer product with AVX2. One panel passes over up to 128 tokens block by
  * block, accumulators in the first-level cache (the plan of kernel_avx512_int.c).
  *
  * 4-bit weights are unsigned with their offset; vpmaddubsw's 16-bit sums run over
@@ -18,8 +18,8 @@
 #include <string.h>
 
 enum {
-    GROUP_TILES = 4, /* 64 tokens: accumulators take 4 KiB */
-    PIECE_QUADS = 8, /* of a block, unpacked at a time */
+    GROUP_TILES = 8, /* 128 tokens: accumulators take 8 KiB */
+    PIECE_QUADS = 8, /* of a block, unpacked at a time: whole octets */
     STEP = 4,        /* tokens at a time */
     SCALES = 256,
 };
@@ -30,8 +30,8 @@ typedef struct sweep {
     const uint8_t *panel;
     const uint8_t *tiles;
     size_t n_tokens, n_tiles;
-    bool plain;       /* mx_layout_is_plain */
-    size_t run_quads; /* that 16-bit sums hold */
+    bool plain;         /* mx_layout_is_plain */
+    size_t piece_quads; /* at most PIECE_QUADS; nibbles: what 16-bit sums hold */
     /* Scratch. The table holds exponents e where the data is not plain, else 2^e. */
     float table[SCALES][16] __attribute__((aligned(64)));
     float acc[GROUP_TILES * 16][16] __attribute__((aligned(64)));
@@ -73,36 +73,56 @@ MX_TEMPLATE __m256i broadcast_u32(const void *p)
     return _mm256_set1_epi32(bits);
 }
 
-/* Table entries of the scale bytes that the block's tokens have. */
-static void table_fill(sweep *s, size_t block)
-{
-    const uint8_t *scales = s->panel + s->layout->panel_scales + block * 16;
-    float exponents[16];
-    int bias = 2 * MX_E8M0_BIAS + s->layout->pair.shift;
-    for (size_t r = 0; r < 16; r++) {
-        exponents[r] = scales[r] == MX_E8M0_NAN ? NAN : (float)(scales[r] - bias);
-    }
-    lanes exponent = lanes_load(exponents);
-    uint8_t filled[SCALES] = {0};
-    for (size_t t = 0; t < s->n_tokens; t++) {
-        const uint8_t *tile = s->tiles + t / 16 * s->layout->tile_bytes;
-        uint32_t slot;
-        memcpy(&slot, tile + s->layout->tile_slots + block * 64 + t % 16 * 4, sizeof slot);
-        uint32_t a = slot / MX_SLOT_BYTES;
-        if (a != MX_E8M0_NAN && !filled[a]) {
-            lanes e = lanes_add(exponent, lanes_set((float)a));
-            lanes_store(s->table[a], s->plain ? lanes_scale(lanes_set(1), e) : e);
-            filled[a] = 1;
-        }
-    }
-}
-
 /* value * 2^e, rounded once, for any e of two scales; NaN where e is. */
 static lanes scale_any(lanes value, lanes e)
 {
     /* |value| < 2^31 is 0 or Inf beyond these. */
     lanes limited = lanes_min(lanes_set(200), lanes_max(lanes_set(-200), e));
     return lanes_add(lanes_scale(value, limited), lanes_sub(e, e));
+}
+
+/* Range of the block's scale bytes over the tiles. */
+static void scale_range(const sweep *s, size_t block, uint32_t *low, uint32_t *high)
+{
+    const uint8_t *slots = s->tiles + s->layout->tile_slots + block * 64;
+    __m256i min = load_i(slots), max = min;
+    for (size_t i = 0; i < s->n_tiles; i++, slots += s->layout->tile_bytes) {
+        __m256i a = load_i(slots), b = load_i(slots + 32);
+        min = _mm256_min_epu32(min, _mm256_min_epu32(a, b));
+        max = _mm256_max_epu32(max, _mm256_max_epu32(a, b));
+    }
+    uint32_t mins[8], maxs[8];
+    _mm256_storeu_si256((__m256i *)(void *)mins, min);
+    _mm256_storeu_si256((__m256i *)(void *)maxs, max);
+    *low = mins[0];
+    *high = maxs[0];
+    for (size_t i = 1; i < 8; i++) {
+        *low = mins[i] < *low ? mins[i] : *low;
+        *high = maxs[i] > *high ? maxs[i] : *high;
+    }
+    *low /= MX_SLOT_BYTES;
+    *high /= MX_SLOT_BYTES;
+}
+
+/* Table entries of the scale bytes that the block's tokens have. */
+static void table_fill(sweep *s, size_t block)
+{
+    const uint8_t *scales = s->panel + s->layout->panel_scales + block * 16;
+    float bytes[16];
+    uint32_t low, high;
+    scale_range(s, block, &low, &high);
+    for (size_t r = 0; r < 16; r++) {
+        bytes[r] = (float)scales[r];
+    }
+    lanes nan = lanes_set(NAN), byte = lanes_load(bytes);
+    float bias = (float)(2 * MX_E8M0_BIAS + s->layout->pair.shift);
+    lanes exponent = lanes_sub(byte, lanes_set(bias));
+    exponent = lanes_select(lanes_equal(byte, lanes_set(MX_E8M0_NAN)), nan, exponent);
+    for (uint32_t a = low; a <= high; a++) {
+        lanes e = a == MX_E8M0_NAN ? nan : lanes_add(exponent, lanes_set((float)a));
+        /* scale_any: the entry of a NaN token is NaN even where the data is plain. */
+        lanes_store(s->table[a], s->plain ? scale_any(lanes_set(1), e) : e);
+    }
 }
 
 /* One row of accumulators at a finished dot. */
@@ -114,115 +134,145 @@ MX_TEMPLATE void acc_add(__m256i low, __m256i high, const float *entry, float *a
     lanes_store(acc, sum);
 }
 
-/* dot[t] += a run of quads of 4-bit weights; `a`: the step's first token there. */
-MX_TEMPLATE void run_nibbles(const uint8_t *weights, size_t n_quads, const uint8_t *a, int n_tokens,
-                             __m256i dot[STEP][2])
+/* One quad of 4-bit weights, in 16 bits. */
+MX_TEMPLATE void quad_nibbles(const uint8_t *weights, const uint8_t *a, size_t q, int n_tokens,
+                              __m256i sum[STEP][2])
 {
-    __m256i sum[STEP][2];
+    __m256i low = load_i(weights + q * MX_QUAD_BYTES);
+    __m256i high = load_i(weights + q * MX_QUAD_BYTES + 32);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
+        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low, value));
+        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high, value));
+    }
+}
+
+/* One quad of byte weights, in 32 bits. */
+MX_TEMPLATE void quad_bytes(const sweep *s, const uint8_t *a, size_t q, int n_tokens,
+                            __m256i sum[STEP][2])
+{
+    __m256i ones = _mm256_set1_epi16(1);
+    MX_UNROLL
+    for (int half = 0; half < 2; half++) {
+        __m256i w = load_i(s->weights[0][q] + 32 * half);
+        __m256i magnitude = load_i(s->weights[1][q] + 32 * half);
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
+            __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, w));
+            sum[t][half] = _mm256_add_epi32(sum[t][half], _mm256_madd_epi16(pairs, ones));
+        }
+    }
+}
+
+/* sum = the piece's dots, without seeds. `a`: the step's first token in its quads. */
+MX_TEMPLATE void piece_dots(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
+                            bool nibbles, __m256i sum[STEP][2])
+{
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         sum[t][0] = _mm256_setzero_si256();
         sum[t][1] = _mm256_setzero_si256();
     }
-    for (size_t q = 0; q < n_quads; q++) {
-        __m256i low = load_i(weights + q * MX_QUAD_BYTES);
-        __m256i high = load_i(weights + q * MX_QUAD_BYTES + 32);
-        MX_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
-            sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low, value));
-            sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high, value));
+    if (!nibbles) {
+        for (size_t q = 0; q < n_quads; q++) {
+            quad_bytes(s, a, q, n_tokens, sum);
         }
-    }
-    __m256i ones = _mm256_set1_epi16(1);
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        dot[t][0] = _mm256_add_epi32(dot[t][0], _mm256_madd_epi16(sum[t][0], ones));
-        dot[t][1] = _mm256_add_epi32(dot[t][1], _mm256_madd_epi16(sum[t][1], ones));
-    }
-}
-
-MX_TEMPLATE void dots_nibbles(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
-                              __m256i dot[STEP][2])
-{
-    const uint8_t *weights = s->weights[0][0];
-    if (n_quads == 8 && s->run_quads >= 8) {
-        run_nibbles(weights, 8, a, n_tokens, dot);
         return;
     }
-    for (size_t q = 0; q < n_quads; q += s->run_quads) {
-        run_nibbles(weights + q * MX_QUAD_BYTES, mx_min_size(n_quads - q, s->run_quads),
-                    a + q * MX_QUAD_BYTES, n_tokens, dot);
+    const uint8_t *weights = s->weights[0][0];
+    if (n_quads == 8) {
+        MX_UNROLL
+        for (size_t q = 0; q < 8; q++) {
+            quad_nibbles(weights, a, q, n_tokens, sum);
+        }
+    } else {
+        for (size_t q = 0; q < n_quads; q++) {
+            quad_nibbles(weights, a, q, n_tokens, sum);
+        }
+    }
+    __m256i ones = _mm256_set1_epi16(1);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        sum[t][0] = _mm256_madd_epi16(sum[t][0], ones);
+        sum[t][1] = _mm256_madd_epi16(sum[t][1], ones);
     }
 }
 
-/* The same for byte weights. */
-MX_TEMPLATE void dots_bytes(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
-                            __m256i dot[STEP][2])
+/* Where a step's tokens stand: by value, so that stores cannot make the compiler load
+ * the addresses again. */
+typedef struct step {
+    const uint8_t *seeds, *slots, *quads; /* of the step's first token */
+    const char *table;
+    float *acc;    /* [n_tokens][16] */
+    int32_t *dots; /* [n_tokens][16] */
+} step;
+
+/* 16 rows and n_tokens tokens over one piece. */
+MX_TEMPLATE void step_piece(const sweep *s, const piece *part, step at, size_t n_quads,
+                            int n_tokens, bool nibbles, bool plain)
 {
-    __m256i ones = _mm256_set1_epi16(1);
-    for (size_t q = 0; q < n_quads; q++) {
-        MX_UNROLL
-        for (int half = 0; half < 2; half++) {
-            __m256i w = load_i(s->weights[0][q] + 32 * half);
-            __m256i magnitude = load_i(s->weights[1][q] + 32 * half);
-            MX_UNROLL
-            for (int t = 0; t < n_tokens; t++) {
-                __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
-                __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, w));
-                dot[t][half] = _mm256_add_epi32(dot[t][half], _mm256_madd_epi16(pairs, ones));
-            }
+    __m256i sum[STEP][2];
+    bool begins = part->begins, ends = part->ends;
+    piece_dots(s, n_quads, at.quads, n_tokens, nibbles, sum);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        __m256i low = sum[t][0], high = sum[t][1];
+        if (!begins) {
+            low = _mm256_add_epi32(low, load_i(at.dots + t * 16));
+            high = _mm256_add_epi32(high, load_i(at.dots + t * 16 + 8));
+        } else if (nibbles) { /* byte weights have no offset here */
+            __m256i seed = broadcast_u32(at.seeds + t * 4);
+            low = _mm256_add_epi32(low, seed);
+            high = _mm256_add_epi32(high, seed);
+        }
+        if (ends) {
+            uint32_t slot;
+            memcpy(&slot, at.slots + t * 4, sizeof slot);
+            const char *entry = at.table + slot / 2; /* 16 rows, not 32 */
+            acc_add(low, high, (const float *)(const void *)entry, at.acc + t * 16, plain);
+        } else {
+            store_i(at.dots + t * 16, low);
+            store_i(at.dots + t * 16 + 8, high);
         }
     }
 }
 
-/* Dots of 16 rows and n_tokens tokens from `token` on, over one piece. */
-MX_TEMPLATE void step_dots(sweep *s, const piece *part, size_t token, int n_tokens, bool nibbles)
+/* One piece over all tokens of the group; the literal arguments make the copies. */
+MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, size_t n_quads, bool nibbles, bool plain)
 {
     const mx_int_layout *layout = s->layout;
-    const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes;
-    const uint8_t *lane = tile + part->block * 64 + token % 16 * 4;
-    const uint8_t *a =
-        tile + layout->tile_codes + part->first_quad * MX_QUAD_BYTES + token % 16 * 4;
-    __m256i dot[STEP][2];
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        if (part->begins) {
-            dot[t][0] = _mm256_setzero_si256();
-            if (nibbles) {
-                dot[t][0] = broadcast_u32(lane + layout->tile_seeds + t * 4);
-            }
-            dot[t][1] = dot[t][0];
+    size_t token = 0, n_tokens;
+    for (; token < s->n_tokens; token += n_tokens) {
+        const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes + token % 16 * 4;
+        step at = {
+            .seeds = tile + layout->tile_seeds + part->block * 64,
+            .slots = tile + layout->tile_slots + part->block * 64,
+            .quads = tile + layout->tile_codes + part->first_quad * MX_QUAD_BYTES,
+            .table = (const char *)s->table,
+            .acc = s->acc[token],
+            .dots = s->dots[token],
+        };
+        if (s->n_tokens - token >= STEP) {
+            n_tokens = STEP;
+            step_piece(s, part, at, n_quads, STEP, nibbles, plain);
         } else {
-            dot[t][0] = load_i(s->dots[token + (size_t)t]);
-            dot[t][1] = load_i(s->dots[token + (size_t)t] + 8);
-        }
-    }
-    nibbles ? dots_nibbles(s, part->n_quads, a, n_tokens, dot)
-            : dots_bytes(s, part->n_quads, a, n_tokens, dot);
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        if (part->ends) {
-            uint32_t slot;
-            memcpy(&slot, lane + layout->tile_slots + t * 4, sizeof slot);
-            acc_add(dot[t][0], dot[t][1], s->table[slot / MX_SLOT_BYTES], s->acc[token + (size_t)t],
-                    s->plain);
-        } else {
-            store_i(s->dots[token + (size_t)t], dot[t][0]);
-            store_i(s->dots[token + (size_t)t] + 8, dot[t][1]);
+            n_tokens = 1;
+            step_piece(s, part, at, n_quads, 1, nibbles, plain);
         }
     }
 }
 
-/* One piece over all tokens of the group. */
-MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, bool nibbles)
+static void piece_sweep_any(sweep *s, const piece *part)
 {
-    size_t token = 0;
-    for (; token + STEP <= s->n_tokens; token += STEP) {
-        step_dots(s, part, token, STEP, nibbles);
-    }
-    for (; token < s->n_tokens; token++) {
-        step_dots(s, part, token, 1, nibbles);
+    size_t n = part->n_quads;
+    if (s->layout->nibbles && s->plain) {
+        n == 8 ? piece_sweep(s, part, 8, true, true) : piece_sweep(s, part, n, true, true);
+    } else if (s->layout->nibbles) {
+        piece_sweep(s, part, n, true, false);
+    } else {
+        s->plain ? piece_sweep(s, part, n, false, true) : piece_sweep(s, part, n, false, false);
     }
 }
 
@@ -255,21 +305,21 @@ static void block_sweep(sweep *s, size_t block)
     size_t begin = block * pair->block / 4;
     size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
     table_fill(s, block);
-    for (size_t q = 0; q < n_quads; q += PIECE_QUADS) {
+    for (size_t q = 0; q < n_quads; q += s->piece_quads) {
         piece part = {
             .block = block,
             .first_quad = begin + q,
-            .n_quads = mx_min_size(n_quads - q, PIECE_QUADS),
+            .n_quads = mx_min_size(n_quads - q, s->piece_quads),
             .begins = q == 0,
-            .ends = n_quads - q <= PIECE_QUADS,
+            .ends = n_quads - q <= s->piece_quads,
         };
         piece_unpack(s, &part);
-        s->layout->nibbles ? piece_sweep(s, &part, true) : piece_sweep(s, &part, false);
+        piece_sweep_any(s, &part);
     }
 }
 
 /* Quads over which 16-bit sums of unsigned weights cannot overflow. */
-static size_t safe_run(const mx_int_product *product, const mx_int_layout *layout)
+static size_t safe_quads(const mx_int_product *product, const mx_int_layout *layout)
 {
     int largest = 0;
     for (uint32_t code = 0; code < 1u << product->weights->format->bits; code++) {
@@ -281,7 +331,7 @@ static size_t safe_run(const mx_int_product *product, const mx_int_layout *layou
         int value = product->activations->format->int_table[code];
         activation = value > activation ? value : activation;
     }
-    return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), 8);
+    return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PIECE_QUADS) / 2 * 2;
 }
 
 static void product_sweep(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
@@ -296,12 +346,11 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
     s.n_tiles = (s.n_tokens + 15) / 16;
     s.plain = mx_layout_is_plain(layout, s.panel, s.tiles, s.n_tiles);
     s.nibbles = _mm256_setzero_si256();
-    s.run_quads = 0;
+    s.piece_quads = PIECE_QUADS;
     if (layout->nibbles) {
         s.nibbles = nibble_table(layout, product->weights->format);
-        s.run_quads = safe_run(product, layout);
+        s.piece_quads = safe_quads(product, layout);
     }
-    lanes_store(s.table[MX_E8M0_NAN], lanes_set(NAN));
     memset(s.acc, 0, s.n_tokens * sizeof s.acc[0]);
     for (size_t b = 0; b < layout->pair.n_blocks; b++) {
         block_sweep(&s, b);

@@ -83,8 +83,8 @@ __attribute__((target("avx2,fma"))) static double peak_maddubs(long n)
     for (long j = 0; j < n; j++) {
 #pragma GCC unroll 12
         for (int i = 0; i < CHAINS; i++) {
+            HIDE(x); /* or the product would be computed once */
             __m256i product = _mm256_maddubs_epi16(x, x);
-            HIDE(product);
             c[i] = _mm256_add_epi16(c[i], product);
             HIDE(c[i]);
         }
