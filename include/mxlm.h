@@ -197,7 +197,14 @@ typedef struct mx_generate_options {
     uint64_t seed;
     bool add_bos;
     bool ignore_eos;
+    /* Exact speculation: tokens are proposed and checked several in one pass. The
+     * text stays the same, to the byte; only the speed changes. */
+    uint32_t speculate; /* tokens proposed at a time, at most MX_SPECULATE_MAX; 0: none */
+    mx_model *draft;    /* proposes; borrowed; same tokenizer. NULL: they are looked up
+                           in the text so far */
 } mx_generate_options;
+
+#define MX_SPECULATE_MAX 64
 
 void mx_generate_options_init(mx_generate_options *options);
 
@@ -207,6 +214,8 @@ typedef bool (*mx_text_fn)(void *ctx, const char *text, size_t length);
 typedef struct mx_generate_stats {
     uint32_t prompt_tokens, new_tokens;
     double prefill_seconds, decode_seconds;
+    uint32_t passes;             /* forward passes after the prompt's */
+    uint32_t proposed, accepted; /* tokens of speculation */
 } mx_generate_stats;
 
 mx_status mx_generate_run(mx_model *model, const char *prompt, const mx_generate_options *options,
