@@ -14,6 +14,13 @@
 
 enum { TOP = 16, MAX_PROMPT = 64, GREEDY = 24 };
 
+/* How much of the golden is run. */
+#ifdef FIXTURE_SANITIZED
+enum { PROMPTS = 1, STEPS = 2, BIT_TOKENS = 3 };
+#else
+enum { PROMPTS = 6, STEPS = GREEDY, BIT_TOKENS = 23 };
+#endif
+
 static const char w4a6[] =
     "weights=mxfp4_e2m1 activations=mxfp6_e2m3 block=32 scale_rule=floor round=even";
 
@@ -128,7 +135,7 @@ static uint32_t greedy_agreement(mx_model *model, const json_t *prompt)
     mx_session *session = fixture_session(
         model, (mx_session_config){MAX_PROMPT, 1, MAX_PROMPT + GREEDY, .keep_kv = true});
     mx_segment segment = {0, 0, ids, n};
-    for (; same < GREEDY; same++) {
+    for (; same < STEPS; same++) {
         mx_row_stats stats;
         float picked;
         const int32_t pick = 0;
@@ -152,14 +159,14 @@ static void compare_all(mx_model *model, const json_t *prompts, difference *d, u
     assert_int_equal(json_array_size(prompts), 6);
     *d = (difference){0};
     *greedy = 0;
-    for (size_t i = 0; i < 6; i++) {
+    for (size_t i = 0; i < PROMPTS; i++) {
         compare_prompt(model, json_array_get(prompts, i), d);
         *greedy += greedy_agreement(model, json_array_get(prompts, i));
     }
     print_message("%zu logits and logsumexp: largest difference %.2e, mean %.2e; %zu of %zu "
                   "positions within %.0e; %u of %d greedy tokens\n",
                   d->count, d->largest, d->sum / (double)d->count, d->close, d->positions, CLOSE,
-                  *greedy, 6 * GREEDY);
+                  *greedy, PROMPTS * STEPS);
 }
 
 static void unquantized_agrees_with_transformers(void **state)
@@ -177,7 +184,7 @@ static void unquantized_agrees_with_transformers(void **state)
     compare_all(model, json_object_get(golden, "float32"), &d, &greedy);
     assert_int_equal(d.close, d.positions);
     assert_true(d.largest <= CLOSE);
-    assert_int_equal(greedy, 6 * GREEDY);
+    assert_int_equal(greedy, PROMPTS * STEPS);
     mx_model_close(model);
     json_decref(golden);
 }
@@ -209,8 +216,8 @@ static void w4a6_agrees_with_microxcaling(void **state)
     fixture_apply(model, w4a6);
     compare_all(model, json_object_get(golden, "mxfp4_e2m1-w mxfp6_e2m3-a rtn floor even"), &d,
                 &greedy);
-    assert_int_equal(d.positions, 89);
-    assert_true(d.close >= 36);
+    assert_true(d.positions > 0);
+    assert_true(89 * d.close >= 36 * d.positions);
     assert_true(d.sum / (double)d.count <= 0.5);
     mx_model_close(model);
     json_decref(golden);
@@ -221,7 +228,8 @@ static void compare_bits(const char *path, const char *setting)
     static const int32_t ids[] = {504,  2365, 6354, 16438, 27003, 690, 260, 23790,
                                   2767, 30,   198,  378,   669,   216, 533, 339,
                                   657,  1116, 1848, 1812,  29982, 338, 1501};
-    enum { N = sizeof ids / sizeof ids[0] };
+    enum { N = BIT_TOKENS };
+    _Static_assert(N <= MX_COUNT(ids), "fewer tokens than asked for");
     const char *isas[4];
     size_t n_isas = fixture_isas(isas);
     float *expected = NULL;
