@@ -36,6 +36,9 @@ find_lambada() {
 
 model=$(scripts/fetch-model.sh)
 lambada=$(find_lambada)
+if [ -z "$lambada" ]; then
+    lambada=$(scripts/fetch-lambada.sh) || lambada=
+fi
 options=()
 if [ -n "$lambada" ]; then
     task=lambada_openai
@@ -47,7 +50,7 @@ if [ -n "$lambada" ]; then
     fi
 else
     task=cloze
-    echo "lambada_test.jsonl was not found (\$MXLM_DATA_DIR, ./data, ../shared/data, the cache):"
+    echo "lambada_test.jsonl was not found (\$MXLM_DATA_DIR, ./data, ../shared/data, the cache, the hub):"
     echo "using mxlm's own embedded cloze task instead; its figures are not LAMBADA's."
     if [ "${LIMIT:-0}" != 0 ]; then
         options=(--limit "$LIMIT")
