@@ -28,15 +28,25 @@ static void on_signal(int number)
     interrupted = 1;
 }
 
-void app_interrupt_catch(void)
+static void catch_signal(int number)
 {
-    struct sigaction action = {.sa_handler = on_signal};
+    struct sigaction action;
+    /* nohup and shells' background jobs start with the signal ignored: so be it. */
+    if (sigaction(number, NULL, &action) != 0 || action.sa_handler == SIG_IGN) {
+        return;
+    }
+    action = (struct sigaction){.sa_handler = on_signal};
     sigemptyset(&action.sa_mask);
     /* One shot: the second Ctrl-C finds the default action and ends the program,
      * even if the library does not come back to the callback. */
     action.sa_flags = (int)SA_RESETHAND | SA_RESTART;
-    sigaction(SIGINT, &action, NULL);
-    sigaction(SIGTERM, &action, NULL);
+    sigaction(number, &action, NULL);
+}
+
+void app_interrupt_catch(void)
+{
+    catch_signal(SIGINT);
+    catch_signal(SIGTERM);
 }
 
 bool app_interrupted(void)
