@@ -7,9 +7,6 @@ typedef struct quantize_args {
     const char *out;
     int threads;
     bool resume, overwrite;
-    const char *method, *calib;
-    uint32_t calib_samples, calib_length, search_range;
-    float damp;
     app_numeric numeric;
 } quantize_args;
 
@@ -22,10 +19,6 @@ static int quantize(const app_command *command, const char *model, quantize_args
         args->numeric.activations =
             args->numeric.activations ? args->numeric.activations : "mxfp6_e2m3";
     }
-    uint64_t seed = 0;
-    if (args->numeric.seed != NULL && !app_parse_u64(args->numeric.seed, &seed)) {
-        return app_usage_error(command, "--seed: '%s' is not a whole number", args->numeric.seed);
-    }
     mx_specs *specs = NULL;
     int code = app_numeric_specs(command, &args->numeric, &specs);
     if (code != APP_GO) {
@@ -35,13 +28,6 @@ static int quantize(const app_command *command, const char *model, quantize_args
         .resume = args->resume,
         .overwrite = args->overwrite,
         .threads = args->threads,
-        .method = args->method,
-        .calib_path = args->calib,
-        .calib_samples = args->calib_samples,
-        .calib_length = args->calib_length,
-        .seed = seed,
-        .damp = args->damp,
-        .search_range = args->search_range,
     };
     mx_error err = {0};
     char *summary = NULL;
@@ -63,20 +49,7 @@ int app_quantize(int argc, char **argv)
     const app_option options[] = {
         {"out", 'o', APP_TEXT, &args.out, "DIR", "the directory to write (required)"},
         APP_NUMERIC_ROWS(args.numeric, "mxfp4_e2m1", "mxfp6_e2m3"),
-        {"method", 'm', APP_TEXT, &args.method, "NAME",
-         "how codes are chosen: rtn (round to nearest), search\n"
-         "(exponents) or gptq (error feedback) (rtn)"},
-        {"calib", 0, APP_TEXT, &args.calib, "FILE.txt",
-         "calibration text of search and gptq (sampled from MODEL)"},
-        {"calib-samples", 0, APP_U32, &args.calib_samples, "N", "windows of it (256)"},
-        {"calib-length", 0, APP_U32, &args.calib_length, "N", "tokens of a window (512)"},
-        {"search-range", 0, APP_U32, &args.search_range, "N",
-         "exponents tried each way beside the rule's (1)"},
-        {"damp", 0, APP_REAL, &args.damp, "X",
-         "gptq: share of the moments' mean added to their\n"
-         "diagonal (0.01)"},
-        {"seed", 0, APP_TEXT, &args.numeric.seed, "N",
-         "seed of --round dither and of calibration (0)"},
+        APP_SEED_ROW(args.numeric),
         {"resume", 0, APP_FLAG, &args.resume, NULL, "continue an interrupted run"},
         {"overwrite", 0, APP_FLAG, &args.overwrite, NULL, "replace a finished DIR"},
         {"threads", 0, APP_THREADS, &args.threads, "N", "threads (all cores)"},
