@@ -240,6 +240,30 @@ static void test_saturated(void **state)
     }
 }
 
+/* Sums of exponents through both ends of fp32: products that are subnormal, round
+ * to subnormals, vanish or overflow, in one product with ordinary ones. */
+static void test_range_ends(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 6};
+    mx_quant w = quant_make("fp4_e2m1", 32);
+    for (int i = 0; i < 2 * 330; i++) {
+        int e = i / 2 - 190;
+        mx_quant a = quant_make(i % 2 ? "fp6_e2m3" : "int8", 32);
+        problem p = problem_make(&w, &a, 96, 18, e % 3 ? 5 : 21);
+        problem_fill(&p, &d, DATA_NORMAL, DATA_NORMAL);
+        for (size_t j = 0; j < p.n_rows * p.scale_count; j++) {
+            p.scales[j] = (uint8_t)(127 + e / 2 + (int)dice_below(&d, 3));
+        }
+        for (size_t j = 0; j < p.n_tokens * p.k; j++) {
+            p.x[j] = ldexpf(p.x[j], e - e / 2);
+        }
+        problem_compare(&p, &all);
+        problem_free(&p);
+    }
+}
+
 /* A packed row's values in double, where no scale overflows. */
 static void row_values(const mx_quant *quant, const uint8_t *packed, const uint8_t *scales,
                        size_t n, double *values)
@@ -388,7 +412,7 @@ int main(void)
         cmocka_unit_test(test_supported), cmocka_unit_test(test_reference),
         cmocka_unit_test(test_tile_pack), cmocka_unit_test(test_saturated),
         cmocka_unit_test(test_shapes),    cmocka_unit_test(test_pairs),
-        cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_batch),     cmocka_unit_test(test_range_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
