@@ -219,21 +219,27 @@ static char *path_parent(const char *path)
     return mx_str_copy(path, slash == path ? 1 : (size_t)(slash - path));
 }
 
-static mx_status sync_parent(const char *path, mx_error *err)
+mx_status mx_folder_sync(const char *dir, mx_error *err)
+{
+    mx_status status = MX_OK;
+    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    /* Some file systems refuse fsync of a folder (EINVAL): nothing to add then. */
+    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL)) {
+        status = io_error(dir, "sync", err);
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return status;
+}
+
+mx_status mx_folder_sync_parent(const char *path, mx_error *err)
 {
     char *parent = path_parent(path);
     if (parent == NULL) {
         return mx_error_nomem(err, path, strlen(path));
     }
-    mx_status status = MX_OK;
-    int fd = open(parent, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    /* Some file systems refuse fsync of a folder (EINVAL): nothing to add then. */
-    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL)) {
-        status = io_error(parent, "sync", err);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
+    mx_status status = mx_folder_sync(parent, err);
     free(parent);
     return status;
 }
@@ -250,7 +256,7 @@ mx_status mx_atomic_commit(mx_atomic_file *file, mx_error *err)
         mx_atomic_abort(file);
         return status;
     }
-    status = sync_parent(file->path, err);
+    status = mx_folder_sync_parent(file->path, err);
     atomic_free(file);
     return status;
 }

@@ -45,6 +45,10 @@ bool mx_path_is_file(const char *path);
 bool mx_path_is_dir(const char *path);
 /* Creates a folder and its parents (mode 0777 & ~umask). */
 mx_status mx_path_make_dirs(const char *path, mx_error *err);
+/* Makes the names in a folder durable: a file's own fsync does not. */
+mx_status mx_folder_sync(const char *dir, mx_error *err);
+/* The same for the folder that holds `path`, after a rename to it. */
+mx_status mx_folder_sync_parent(const char *path, mx_error *err);
 /* "dir/name" in malloc'd memory, or NULL when out of memory. */
 char *mx_path_join(const char *dir, const char *name);
 /* The part after the last '/', never NULL; points into `path`. */

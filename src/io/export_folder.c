@@ -135,32 +135,6 @@ void mx_folder_remove(const char *dir)
     }
 }
 
-mx_status mx_folder_sync(const char *dir, mx_error *err)
-{
-    int fd = open(dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    mx_status status = MX_OK;
-    /* Some file systems refuse fsync of a folder (EINVAL): nothing to add then. */
-    if (fd < 0 || (fsync(fd) != 0 && errno != EINVAL)) {
-        status = io_error(dir, "sync", err);
-    }
-    if (fd >= 0) {
-        close(fd);
-    }
-    return status;
-}
-
-static mx_status sync_parent(const char *path, mx_error *err)
-{
-    const char *base = mx_path_base(path);
-    char *parent = base == path ? mx_str_copy(".", 1) : mx_str_copy(path, (size_t)(base - path));
-    if (parent == NULL) {
-        return mx_error_nomem(err, path, strlen(path));
-    }
-    mx_status status = mx_folder_sync(parent, err);
-    free(parent);
-    return status;
-}
-
 mx_status mx_folder_replace(const char *from, const char *to, bool overwrite, mx_error *err)
 {
     /* The target may have changed while the export ran. */
@@ -188,7 +162,7 @@ mx_status mx_folder_replace(const char *from, const char *to, bool overwrite, mx
         }
         goto done;
     }
-    status = sync_parent(to, err);
+    status = mx_folder_sync_parent(to, err);
     if (moved) {
         mx_folder_remove(aside);
     }

@@ -24,8 +24,6 @@ mx_status mx_folder_remove_file(const char *dir, const char *name, mx_error *err
 /* Removes a folder of files, as far as it can. */
 void mx_folder_remove(const char *dir);
 
-mx_status mx_folder_sync(const char *dir, mx_error *err);
-
 /* Gives the folder `from` the name `to`, durably. A folder of that name is put
  * aside first when it is not empty (checked again as by check_target), and
  * removed afterwards; it is put back when `from` cannot be renamed. */
