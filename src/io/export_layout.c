@@ -1,13 +1,10 @@
 #include "io/export_layout.h"
 
-#include "io/tensor_set.h"
+#include "io/safetensors_header.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-
-/* Bounds a tensor so that no sum of sizes overflows. */
-#define MX_LAYOUT_MAX_TENSORS 65536u
 
 void mx_checksum_init(mx_checksum *sum)
 {
@@ -52,32 +49,20 @@ uint64_t mx_checksum_value(const mx_checksum *sum)
     return checksum_word(sum->state, last);
 }
 
-/* Bytes of a planned tensor. */
-static mx_status plan_bytes(const mx_tensor_plan *plan, uint64_t *out, mx_error *err)
-{
-    if (plan->dtype == MX_DTYPE_NONE || mx_dtype_get(plan->dtype)->block != 1) {
-        return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: safetensors has no name for its type",
-                            plan->name);
-    }
-    uint64_t count = 0, element = mx_dtype_get(plan->dtype)->block_bytes;
-    if (plan->n_dims < 0 || plan->n_dims > MX_TENSOR_MAX_DIMS ||
-        !mx_shape_count(plan->shape, plan->n_dims, &count) ||
-        count > (uint64_t)INT64_MAX / MX_LAYOUT_MAX_TENSORS / element) {
-        return mx_error_set(err, MX_ERR_ARGUMENT, "%s: shape: too large", plan->name);
-    }
-    *out = count * element;
-    return MX_OK;
-}
-
 /* Gives every tensor a shard: in the order given, a new one when the next tensor
  * would not fit. `*n_shards` receives their number. */
 static mx_status assign_shards(mx_export_layout *layout, uint64_t shard_bytes, mx_error *err)
 {
-    uint64_t used = 0;
+    uint64_t used = 0, total = 0;
     uint32_t shard = 0;
     for (size_t i = 0; i < layout->n_plans; i++) {
         mx_export_slot *slot = &layout->slots[i];
-        MX_TRY(plan_bytes(&layout->plans[i], &slot->size, err));
+        MX_TRY(mx_safetensors_plan_size(&layout->plans[i], "export", &slot->size, err));
+        /* The index names the total, in JSON's int64. */
+        if (slot->size > (uint64_t)INT64_MAX - total) {
+            return mx_error_set(err, MX_ERR_ARGUMENT, "export: all tensors: too large");
+        }
+        total += slot->size;
         if (used > 0 && slot->size > shard_bytes - (used < shard_bytes ? used : shard_bytes)) {
             shard++;
             used = 0;
@@ -86,46 +71,6 @@ static mx_status assign_shards(mx_export_layout *layout, uint64_t shard_bytes, m
         used += slot->size;
     }
     layout->n_shards = shard + 1;
-    return MX_OK;
-}
-
-/* One entry of the safetensors header: {"dtype", "shape", "data_offsets"}. */
-static json_t *header_entry(const mx_tensor_plan *plan, uint64_t begin, uint64_t end)
-{
-    json_t *shape = json_array();
-    for (int d = 0; d < plan->n_dims; d++) {
-        json_array_append_new(shape, json_integer((json_int_t)plan->shape[d]));
-    }
-    return json_pack("{s:s, s:o, s:[I, I]}", "dtype", mx_dtype_get(plan->dtype)->name, "shape",
-                     shape, "data_offsets", (json_int_t)begin, (json_int_t)end);
-}
-
-/* Length field, JSON and padding of a shard; the data then starts 8-byte
- * aligned, as the format's own writer has it. */
-static mx_status build_header(mx_export_shard *shard, const json_t *entries, mx_error *err)
-{
-    char *text = NULL;
-    MX_TRY(mx_json_dump(entries, 0, &text, err));
-    size_t length = strlen(text);
-    size_t padded = (length + 7) / 8 * 8;
-    if (padded > 100000000) {
-        free(text);
-        return mx_error_set(err, MX_ERR_UNSUPPORTED,
-                            "%s: a header of %zu bytes is more than safetensors allows",
-                            shard->name, padded);
-    }
-    shard->header_size = 8 + padded;
-    shard->header = malloc(shard->header_size);
-    if (shard->header == NULL) {
-        free(text);
-        return mx_error_nomem(err, shard->name, shard->header_size);
-    }
-    for (int i = 0; i < 8; i++) {
-        shard->header[i] = (char)(padded >> (8 * i) & 0xFF);
-    }
-    memcpy(shard->header + 8, text, length);
-    memset(shard->header + 8 + length, ' ', padded - length);
-    free(text);
     return MX_OK;
 }
 
@@ -145,6 +90,7 @@ static mx_status place_shard(mx_export_layout *layout, uint32_t index, mx_error 
     }
     /* transformers refuses files whose metadata does not name a framework. */
     json_t *entries = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
+    mx_status status;
     for (unsigned element = 8; element > 0; element /= 2) {
         for (size_t i = 0; i < layout->n_plans; i++) {
             const mx_tensor_plan *plan = &layout->plans[i];
@@ -153,17 +99,13 @@ static mx_status place_shard(mx_export_layout *layout, uint32_t index, mx_error 
                 continue;
             }
             slot->offset = shard->data_size;
-            shard->data_size += slot->size;
-            if (json_object_get(entries, plan->name) != NULL ||
-                json_object_set_new(entries, plan->name,
-                                    header_entry(plan, slot->offset, shard->data_size)) != 0) {
-                json_decref(entries);
-                return mx_error_set(err, MX_ERR_ARGUMENT,
-                                    "%s: the name is used twice or is not UTF-8", plan->name);
-            }
+            MX_TRY_GOTO(status, mx_safetensors_header_add(entries, plan, shard->name, slot->offset,
+                                                          &shard->data_size, err));
         }
     }
-    mx_status status = build_header(shard, entries, err);
+    status =
+        mx_safetensors_header_bytes(entries, shard->name, &shard->header, &shard->header_size, err);
+done:
     json_decref(entries);
     return status;
 }
@@ -173,10 +115,6 @@ mx_status mx_export_layout_init(mx_export_layout *layout, const mx_tensor_plan *
 {
     *layout = (mx_export_layout){.plans = plans, .n_plans = n_plans};
     mx_status status;
-    if (n_plans > MX_LAYOUT_MAX_TENSORS) {
-        return mx_error_set(err, MX_ERR_UNSUPPORTED, "export: more than %u tensors",
-                            MX_LAYOUT_MAX_TENSORS);
-    }
     layout->slots = calloc(n_plans + 1, sizeof *layout->slots);
     if (layout->slots == NULL) {
         return mx_error_nomem(err, "export", (n_plans + 1) * sizeof *layout->slots);

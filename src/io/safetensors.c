@@ -10,12 +10,11 @@
 #include "io/safetensors.h"
 
 #include "base/str.h"
+#include "io/safetensors_header.h"
 #include "io/tensor_set.h"
 
 #include <stdlib.h>
 #include <string.h>
-
-enum { HEADER_PREFIX = 8, HEADER_LIMIT = 100 * 1000 * 1000 };
 
 struct mx_safetensors {
     char *path;
@@ -94,19 +93,20 @@ static bool has_sane_density(const char *text, size_t length)
 /* Finds and parses the header; `src->buffer` is where the data begins. */
 static mx_status parse_header(source *src, json_t **root, mx_error *err)
 {
-    if (src->size < HEADER_PREFIX) {
+    if (src->size < MX_SAFETENSORS_PREFIX) {
         return mx_error_set(err, MX_ERR_FORMAT,
                             "%s: header length: %zu bytes are too few for a safetensors file",
                             src->where, src->size);
     }
     const uint64_t length = load_u64(src->data);
-    if (length > HEADER_LIMIT || length > src->size - HEADER_PREFIX) {
+    if (length > MX_SAFETENSORS_MAX_HEADER || length > src->size - MX_SAFETENSORS_PREFIX) {
         return mx_error_set(err, MX_ERR_FORMAT,
                             "%s: header length: %llu exceeds %s (truncated or not safetensors?)",
                             src->where, (unsigned long long)length,
-                            length > HEADER_LIMIT ? "the format's 100000000" : "the file");
+                            length > MX_SAFETENSORS_MAX_HEADER ? "the format's 100000000"
+                                                               : "the file");
     }
-    const char *text = (const char *)src->data + HEADER_PREFIX;
+    const char *text = (const char *)src->data + MX_SAFETENSORS_PREFIX;
     if (length == 0 || text[0] != '{') {
         return mx_error_set(err, MX_ERR_FORMAT, "%s: header: does not start with '{'", src->where);
     }
@@ -115,7 +115,7 @@ static mx_status parse_header(source *src, json_t **root, mx_error *err)
                             src->where);
     }
     MX_TRY(mx_json_parse(text, (size_t)length, src->where, root, err));
-    src->buffer = HEADER_PREFIX + (size_t)length;
+    src->buffer = MX_SAFETENSORS_PREFIX + (size_t)length;
     return MX_OK;
 }
 
