@@ -246,6 +246,36 @@ void mx_ids_free(int32_t *ids);
 mx_status mx_cast_run(const char *in_path, const char *out_path, const mx_specs *specs,
                       mx_watch watch, char **report, mx_error *err);
 
+/* ---- bench --------------------------------------------------------------- */
+
+typedef struct mx_bench_options {
+    const char *threads;    /* thread counts, "1,2,4"; NULL: 1 and all cores */
+    const char *only;       /* sections with commas between: machine, load, kernel, prefill,
+                               decode, peer; NULL: all */
+    uint32_t rounds;        /* at most 64; 0: 7, or 3 when quick */
+    bool quick;             /* fewer sizes, shorter runs */
+    const char *peer_path;  /* llama.cpp's llama-bench, run in the same rounds, or NULL */
+    const char *peer_model; /* its model file */
+    const char *csv_path;   /* written when not NULL */
+    const char *json_path;  /* written when not NULL */
+} mx_bench_options;
+
+/*
+ * Measures the machine (multiply-accumulates and bytes read a second) and, against
+ * it, products by shape, prefill, decode, loading and memory of a model. `specs`
+ * (may be NULL) is applied as by mx_model_apply, within the time of loading.
+ * `*table` receives the report as text. MX_ERR_CANCELLED leaves nothing.
+ */
+mx_status mx_bench_model(const char *model_path, const mx_specs *specs,
+                         const mx_bench_options *options, mx_watch watch, char **table,
+                         mx_error *err);
+
+/* The same for random weights in the shape of a config.json, no checkpoint needed;
+ * `specs` NULL: bf16 weights. Loading is not measured. */
+mx_status mx_bench_shape(const char *config_path, const mx_specs *specs,
+                         const mx_bench_options *options, mx_watch watch, char **table,
+                         mx_error *err);
+
 #ifdef __cplusplus
 }
 #endif

@@ -21,6 +21,7 @@ declare -A law=(
     [model]="backend io format base"
     [quant]="model io format base"
     [eval]="model io base"
+    [bench]="model backend kernel io format base"
 )
 # Third-party headers and the one layer whose business they are. jansson.h is everyone's
 # through base/json.h, but only that header names it.
