@@ -7,6 +7,8 @@
  * are widened. Byte weights would saturate: they go as |w| times sign(a, w), at
  * most 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as
  * -128), widened at each quad.
+ *
+ * Few tokens: panels of 4-bit weights are read once, unpacked in registers.
  */
 #include "kernel/kernel_avx2.h"
 
@@ -362,14 +364,120 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
     }
 }
 
+/* ---- few tokens ------------------------------------------------------------ */
+
+/* Two quads of 4-bit weights, 8 rows (a half) each: sum += over n_tokens. */
+MX_TEMPLATE void small_octet(__m256i codes, __m256i table, const uint8_t *a, int half, int n_tokens,
+                             __m256i sum[STEP][2])
+{
+    __m256i mask = _mm256_set1_epi8(15);
+    __m256i first = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, mask));
+    __m256i second =
+        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask));
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        __m256i x = _mm256_maddubs_epi16(first, broadcast_u32(a + t * 4));
+        __m256i y = _mm256_maddubs_epi16(second, broadcast_u32(a + MX_QUAD_BYTES + t * 4));
+        sum[t][half] = _mm256_add_epi16(sum[t][half], _mm256_add_epi16(x, y));
+    }
+}
+
+/* One block of 32 of a plain panel, unpacked in registers; `tile` at its base. */
+MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, const uint8_t *tile,
+                             size_t block, __m256i table, int n_tokens, lanes acc[STEP])
+{
+    const uint8_t *codes = panel + layout->panel_codes + block * 4 * MX_QUAD_BYTES;
+    const uint8_t *a = tile + layout->tile_codes + block * 8 * MX_QUAD_BYTES;
+    const uint8_t *scales = panel + layout->panel_scales + block * 16;
+    const uint8_t *lane = tile + block * 64;
+    __m256i sum[STEP][2], ones = _mm256_set1_epi16(1);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+    }
+    MX_UNROLL
+    for (size_t o = 0; o < 4; o++) {
+        const uint8_t *quads = a + o * 2 * MX_QUAD_BYTES;
+        small_octet(load_i(codes + o * MX_QUAD_BYTES), table, quads, 0, n_tokens, sum);
+        small_octet(load_i(codes + o * MX_QUAD_BYTES + 32), table, quads, 1, n_tokens, sum);
+    }
+    MX_UNROLL
+    for (int half = 0; half < 2; half++) {
+        /* Plain panels: bytes 1 .. 254 are exponent fields as they are. */
+        const __m128i *bytes = (const __m128i *)(const void *)(scales + 8 * half);
+        __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)), 23);
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(sum[t][half], ones),
+                                           broadcast_u32(lane + layout->tile_seeds + t * 4));
+            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_castsi256_ps(bits));
+            __m256i factor = broadcast_u32(lane + layout->tile_factors + t * 4);
+            __m256 *to = half == 0 ? &acc[t].low : &acc[t].high;
+            *to = _mm256_fmadd_ps(value, _mm256_castsi256_ps(factor), *to);
+        }
+    }
+}
+
+MX_TEMPLATE void small_panel(const mx_int_product *product, const mx_int_layout *layout,
+                             size_t panel, int n_tokens)
+{
+    const uint8_t *codes = product->panels + panel * layout->panel_bytes;
+    __m256i table = nibble_table(layout, product->weights->format);
+    lanes acc[STEP];
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        acc[t] = lanes_set(0);
+    }
+    for (size_t b = 0; b < layout->pair.n_blocks; b++) {
+        small_block(layout, codes, product->tiles, b, table, n_tokens, acc);
+    }
+    size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        lanes_store_part(product->out + (size_t)t * product->out_stride + panel * 16, acc[t],
+                         n_rows);
+    }
+}
+
+/* True where small_panel serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
+static bool small_fits(const mx_int_product *product, const mx_int_layout *layout)
+{
+    return product->n_tokens <= STEP && layout->nibbles && layout->pair.block == 32 &&
+           product->k % 32 == 0 && safe_quads(product, layout) == 8;
+}
+
+static void product_small(const mx_int_product *product, const mx_int_layout *layout, size_t panel)
+{
+    switch (product->n_tokens) {
+    case 1:
+        small_panel(product, layout, panel, 1);
+        break;
+    case 2:
+        small_panel(product, layout, panel, 2);
+        break;
+    case 3:
+        small_panel(product, layout, panel, 3);
+        break;
+    default:
+        small_panel(product, layout, panel, 4);
+        break;
+    }
+}
+
 void mx_avx2_int_product(const mx_int_product *product)
 {
     mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     size_t n_tiles = (product->n_tokens + 15) / 16;
+    bool small = small_fits(product, &layout);
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0; panel < n_panels; panel++) {
-            product_sweep(product, &layout, panel, tile);
+            const uint8_t *at = product->panels + panel * layout.panel_bytes;
+            if (small && mx_layout_is_plain(&layout, at, product->tiles, 1)) {
+                product_small(product, &layout, panel);
+            } else {
+                product_sweep(product, &layout, panel, tile);
+            }
         }
     }
 }
