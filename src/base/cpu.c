@@ -2,6 +2,10 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(__aarch64__) && defined(__linux__)
+#include <asm/hwcap.h>
+#include <sys/auxv.h>
+#endif
 
 uint32_t mx_cpu_detect(void)
 {
@@ -17,7 +21,11 @@ uint32_t mx_cpu_detect(void)
         __builtin_cpu_supports("avx512vnni")) {
         flags |= MX_CPU_AVX512;
     }
-#elif defined(__ARM_FEATURE_DOTPROD)
+#elif defined(__aarch64__) && defined(__linux__)
+    if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {
+        flags |= MX_CPU_NEON;
+    }
+#elif defined(__ARM_FEATURE_DOTPROD) /* no way to ask, but the compiler was told */
     flags |= MX_CPU_NEON;
 #endif
     return flags;

@@ -1,0 +1,33 @@
+/* NEON (ARMv8.2 with dot products): its table. All but the integer product is the shared code over
+ * lanes. */
+#include "kernel/kernel_neon.h"
+
+#include "kernel/lanes_neon.h"
+
+#include "kernel/lanes_ops.h"
+#include "kernel/lanes_attention.h"
+#include "kernel/lanes_f32.h"
+#include "kernel/lanes_quant.h"
+#include "kernel/lanes_tile.h"
+
+void mx_kernels_neon(mx_kernels *table)
+{
+    *table = (mx_kernels){
+        .name = "neon",
+        .int_supported = mx_int_pair_supported,
+        .int_panel_bytes = mx_layout_panel_bytes,
+        .int_tile_bytes = mx_layout_tile_bytes,
+        .int_panel_pack = mx_layout_panel_pack,
+        .int_tile_pack = lanes_int_tile_pack,
+        .int_product = mx_neon_int_product,
+        .f32_panel_pack = lanes_f32_panel_pack,
+        .f32_product = lanes_f32_product,
+        .row_cast = lanes_row_cast,
+        .rms_norm = lanes_rms_norm,
+        .rope = lanes_rope,
+        .attention = lanes_attention,
+        .silu_mul = lanes_silu_mul,
+        .add = lanes_add_row,
+        .row_stats = lanes_row_stats,
+    };
+}
