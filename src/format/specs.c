@@ -134,10 +134,23 @@ static mx_status set_seed(mx_specs *specs, const char *value, mx_error *err)
     return MX_OK;
 }
 
+bool mx_glob_is_cheap(const char *glob)
+{
+    int stars = 0;
+    for (const char *at = glob; *at != '\0' && stars <= MX_GLOB_MAX_STARS; at++) {
+        stars += *at == '*';
+    }
+    return stars <= MX_GLOB_MAX_STARS;
+}
+
 static mx_status add_exclude(mx_specs *specs, const char *glob, mx_error *err)
 {
     if (glob[0] == '\0') {
         return mx_error_set(err, MX_ERR_ARGUMENT, "exclude: the glob is empty");
+    }
+    if (!mx_glob_is_cheap(glob)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "exclude: '%.40s' has more than %d stars", glob,
+                            MX_GLOB_MAX_STARS);
     }
     if (specs->n_excludes == MX_SPECS_MAX_EXCLUDES) {
         return mx_error_set(err, MX_ERR_ARGUMENT, "exclude: more than %d globs",

@@ -10,6 +10,13 @@
 
 #define MX_SPECS_MAX_EXCLUDES 64
 
+/* Stars in one glob, of the command line and of files. fnmatch tries every way to
+ * spread a name over them, so a name of n letters costs n^stars. */
+#define MX_GLOB_MAX_STARS 4
+
+/* False for a glob with more than MX_GLOB_MAX_STARS stars. */
+bool mx_glob_is_cheap(const char *glob);
+
 /* Unquantized, block 32, scale rule floor, round nearest (microxcaling's default),
  * seed 0: both operands of a fresh mx_specs. */
 mx_quant mx_quant_default(void);
@@ -17,7 +24,7 @@ mx_quant mx_quant_default(void);
 struct mx_specs {
     mx_quant weights;                      /* format NULL: unquantized */
     mx_quant activations;                  /* format NULL: unquantized */
-    char *excludes[MX_SPECS_MAX_EXCLUDES]; /* owned globs over module names */
+    char *excludes[MX_SPECS_MAX_EXCLUDES]; /* owned globs over module names, all cheap */
     size_t n_excludes;
     bool want_cuda; /* custom_cuda was set; not part of the numeric contract */
     /* activation_scale_rule was set: scale_rule leaves the activations' alone,

@@ -152,6 +152,8 @@ static mx_status read_excludes(const json_t *contract, const char *where, mx_spe
         mx_error reason;
         mx_status status = mx_specs_set(out, "exclude", glob, &reason);
         if (status != MX_OK) {
+            /* What is a wrong argument from a user is unsupported in a file. */
+            status = status == MX_ERR_ARGUMENT ? MX_ERR_UNSUPPORTED : status;
             return mx_error_set(err, status, "%s: %s", where, reason.text);
         }
     }

@@ -107,6 +107,7 @@ static void bad_keys_and_values_are_named(void **state)
         {"seed", "-1", "seed: '-1' is not a number below 2^63"},
         {"seed", "9223372036854775808", "seed: '9223372036854775808' is not a number below 2^63"},
         {"exclude", "", "exclude: the glob is empty"},
+        {"exclude", "*a*b*c*d*", "exclude: '*a*b*c*d*' has more than 4 stars"},
         {"blocks", "32",
          "unknown setting 'blocks' (weights, activations, block, scale_rule, "
          "activation_scale_rule, round, seed, exclude)"},
