@@ -47,6 +47,26 @@ static bool has_scales(const mx_quant *quant)
     return quant->format != NULL && quant->format->kind != MX_KIND_PLAIN;
 }
 
+/* Quark's OCP-MX layout, as its loaders know it: MXFP4 and MXFP6 over blocks of 32. */
+static bool is_quark_operand(const mx_quant *quant)
+{
+    static const char *const names[] = {"fp4_e2m1", "fp6_e2m3", "fp6_e3m2"};
+    bool found = !has_scales(quant);
+    for (size_t i = 0; i < MX_COUNT(names) && !found; i++) {
+        found = quant->block == 32 && strcmp(quant->format->name, names[i]) == 0;
+    }
+    return found;
+}
+
+/* quant_method. Quark packs int4 and int2 into 32-bit words, gives int8 and fp8
+ * float scales, and stores per-channel scales as vectors: a loader that went by
+ * "quark" would misread such bytes, one that meets "mxlm" refuses them. */
+static const char *quant_method(const mx_specs *specs)
+{
+    return is_quark_operand(&specs->weights) && is_quark_operand(&specs->activations) ? "quark"
+                                                                                      : "mxlm";
+}
+
 /* ---- writing ------------------------------------------------------------- */
 
 /* Quark's QTensorConfig of one operand. A block that is the whole axis is a
@@ -103,8 +123,8 @@ mx_status mx_quark_to_json(const mx_specs *specs, const mx_llama_config *config,
                   "input_tensors", operand_to_json(&specs->activations, true), "output_tensors",
                   "bias", "target_device");
     *out = json_pack("{s:s, s:s, s:o, s:o, s:{}, s:{}, s:{}, s:n, s:n, s:o, s:o}", "quant_method",
-                     "quark", "quant_mode", "eager_mode", "export", export, "global_quant_config",
-                     global, "layer_quant_config", "layer_type_quant_config",
+                     quant_method(specs), "quant_mode", "eager_mode", "export", export,
+                     "global_quant_config", global, "layer_quant_config", "layer_type_quant_config",
                      "kv_cache_quant_config", "algo_config", "softmax_quant_spec", "exclude",
                      exclude_to_json(specs, config), "mxlm", mxlm);
     return *out == NULL ? mx_error_nomem(err, "quantization_config", 0) : MX_OK;
@@ -466,11 +486,12 @@ mx_status mx_quark_parse(const json_t *object, const mx_llama_config *config, co
         return mx_error_set(err, MX_ERR_FORMAT, "%s: must be an object", place);
     }
     MX_TRY(mx_json_get_string(object, "quant_method", place, true, NULL, &name, err));
-    if (strcmp(name, "quark") != 0) {
+    const bool is_mxlm = strcmp(name, "mxlm") == 0;
+    if (!is_mxlm && strcmp(name, "quark") != 0) {
         return mx_error_set(err, MX_ERR_UNSUPPORTED, "%s: quant_method: %s is not supported", place,
                             name);
     }
-    const mx_status status = json_object_get(object, "mxlm") != NULL
+    const mx_status status = is_mxlm || json_object_get(object, "mxlm") != NULL
                                  ? parse_mxlm(object, config, where, out, method, err)
                                  : parse_quark(object, config, where, out, err);
     if (status != MX_OK) {

@@ -12,6 +12,11 @@
 #include "io/hf_config.h"
 
 /*
+ * quant_method is "quark" where Quark's loaders read the same bytes the same way:
+ * weights, and activations if quantized, in fp4 or fp6 over blocks of 32. Other
+ * formats and blocks are the same object under "mxlm", so that a loader which does
+ * not know the layout refuses the file instead of misreading it.
+ *
  * Reads `object` (quantization_config) of a directory whose config is `config`
  * into `*out` (mx_specs_clear frees it). `*method` is "rtn" and the like, borrowed
  * from `object`, or NULL when the file is Quark's own. Every field is either

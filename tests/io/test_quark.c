@@ -77,6 +77,57 @@ static void test_round_trip(void **state)
     }
 }
 
+/* Only what Quark's loaders read as mxlm does goes by Quark's name. */
+static void test_quant_method(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *weights, *activations; /* NULL: unquantized */
+        uint32_t block;
+        const char *method;
+    } cases[] = {
+        {"fp4_e2m1", "fp6_e2m3", 32, "quark"},
+        {"fp6_e3m2", "fp4_e2m1", 32, "quark"},
+        {"fp6_e2m3", NULL, 32, "quark"},
+        {"fp4_e2m1", "bf16", 32, "quark"},
+        {"fp4_e2m1", "fp6_e2m3", 16, "mxlm"},
+        {"fp6_e2m3", NULL, 0, "mxlm"},
+        {"int8", "int8", 32, "mxlm"},
+        {"int4", NULL, 32, "mxlm"},
+        {"int2", NULL, 32, "mxlm"},
+        {"fp8_e4m3", NULL, 32, "mxlm"},
+        {"fp8_e5m2", "fp4_e2m1", 32, "mxlm"},
+        {"fp4_e2m1", "int8", 32, "mxlm"},
+    };
+    const mx_llama_config config = small_config();
+    for (size_t i = 0; i < MX_COUNT(cases); i++) {
+        mx_specs specs = {0}, back;
+        const mx_round even = MX_ROUND_EVEN;
+        specs.weights = make_quant(cases[i].weights, cases[i].block, MX_SCALE_FLOOR, even);
+        if (cases[i].activations != NULL) {
+            specs.activations =
+                make_quant(cases[i].activations, cases[i].block, MX_SCALE_FLOOR, even);
+        }
+        json_t *object;
+        const char *method;
+        mx_error error = {0};
+        assert_ok(mx_quark_to_json(&specs, &config, "rtn", &object, err));
+        json_t *name = json_object_get(object, "quant_method");
+        assert_string_equal(json_string_value(name), cases[i].method);
+        assert_ok(mx_quark_parse(object, &config, "c", &back, &method, err));
+        compare_quants(&specs.weights, &back.weights);
+        compare_quants(&specs.activations, &back.activations);
+        mx_specs_clear(&back);
+        /* The other name would mislead one of two readers. */
+        const bool quark = strcmp(cases[i].method, "quark") == 0;
+        json_string_set(name, quark ? "mxlm" : "quark");
+        assert_int_equal(mx_quark_parse(object, &config, "c", &back, &method, &error),
+                         MX_ERR_FORMAT);
+        expect_text(&error, "quant_method: contradicts quantization_config.mxlm");
+        json_decref(object);
+    }
+}
+
 static void test_unquantized_weights(void **state)
 {
     (void)state;
@@ -159,6 +210,7 @@ static void test_mxlm_edits(void **state)
     static const edit_case cases[] = {
         {"version", "\"0.11\"", MX_ERR_UNSUPPORTED, "version"},
         {"quant_method", "\"gptq\"", MX_ERR_UNSUPPORTED, "quant_method: gptq is not supported"},
+        {"quant_method", "\"mxlm\"", MX_ERR_FORMAT, "quant_method: contradicts"},
         {"quant_method", "7", MX_ERR_FORMAT, "quant_method: must be a string"},
         {"quant_method", NULL, MX_ERR_FORMAT, "quant_method: missing"},
         {"mxlm", "[]", MX_ERR_FORMAT, "mxlm: must be an object"},
@@ -269,6 +321,7 @@ static void test_quark_edits(void **state)
 #define WEIGHT "global_quant_config.weight"
 #define INPUT "global_quant_config.input_tensors"
     static const edit_case cases[] = {
+        {"quant_method", "\"mxlm\"", MX_ERR_FORMAT, "mxlm: must be an object"},
         {WEIGHT ".dtype", "\"fp8_e4m3\"", MX_OK, NULL},
         {WEIGHT ".dtype", "\"int4\"", MX_ERR_UNSUPPORTED, "weight: dtype: int4"},
         {WEIGHT ".dtype", NULL, MX_ERR_FORMAT, "weight: dtype: missing"},
@@ -546,11 +599,11 @@ static void test_broken_directories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_unquantized_weights),
-        cmocka_unit_test(test_mxlm_edits),         cmocka_unit_test(test_quark_config),
-        cmocka_unit_test(test_quark_excludes),     cmocka_unit_test(test_quark_edits),
-        cmocka_unit_test(test_directory),          cmocka_unit_test(test_native_types),
-        cmocka_unit_test(test_broken_directories),
+        cmocka_unit_test(test_quant_method),        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_unquantized_weights), cmocka_unit_test(test_mxlm_edits),
+        cmocka_unit_test(test_quark_config),        cmocka_unit_test(test_quark_excludes),
+        cmocka_unit_test(test_quark_edits),         cmocka_unit_test(test_directory),
+        cmocka_unit_test(test_native_types),        cmocka_unit_test(test_broken_directories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
