@@ -22,7 +22,7 @@ deps: ## install the Debian or Ubuntu packages that are missing
 model: ## fetch the SmolLM2-135M checkpoint into the cache and print its path
 	@scripts/fetch-model.sh
 
-build: ## build the program: $(BUILD)/mxlm
+build: ## build the program: build/mxlm
 	@cmake -G Ninja -S . -B $(BUILD) -DCMAKE_BUILD_TYPE=Release >/dev/null
 	@ninja -C $(BUILD) -j $(JOBS) mxlm_app
 
