@@ -37,19 +37,42 @@ static mx_status open_random(void *ctx, int threads, mx_model **out, mx_error *e
     return mx_model_random(&source->config, source->specs, SEED, threads, out, err);
 }
 
+/* Opens a result file when one is wanted: before the bench, which may take minutes,
+ * and not after it. */
+static mx_status open_result(const char *path, mx_atomic_file **out, mx_error *err)
+{
+    *out = NULL;
+    return path != NULL ? mx_atomic_open(path, out, err) : MX_OK;
+}
+
+static mx_status write_result(mx_atomic_file **file, const char *text, mx_error *err)
+{
+    if (*file == NULL) {
+        return MX_OK;
+    }
+    MX_TRY(mx_atomic_write(*file, text, strlen(text), err));
+    mx_status status = mx_atomic_commit(*file, err);
+    *file = NULL; /* freed in any case */
+    return status;
+}
+
 static mx_status run(const mx_bench_source *source, const mx_bench_options *options, mx_watch watch,
                      char **table, mx_error *err)
 {
-    char *csv = NULL, *json = NULL;
-    mx_status status = mx_bench_run(source, options, watch, table, &csv, &json, err);
-    if (status == MX_OK && options->csv_path != NULL) {
-        status = mx_file_write(options->csv_path, csv, strlen(csv), err);
-    }
-    if (status == MX_OK && options->json_path != NULL) {
-        status = mx_file_write(options->json_path, json, strlen(json), err);
-    }
-    free(csv);
-    free(json);
+    char *csv_text = NULL, *json_text = NULL;
+    mx_atomic_file *csv = NULL, *json = NULL;
+    mx_status status;
+    *table = NULL;
+    MX_TRY_GOTO(status, open_result(options->csv_path, &csv, err));
+    MX_TRY_GOTO(status, open_result(options->json_path, &json, err));
+    MX_TRY_GOTO(status, mx_bench_run(source, options, watch, table, &csv_text, &json_text, err));
+    MX_TRY_GOTO(status, write_result(&csv, csv_text, err));
+    MX_TRY_GOTO(status, write_result(&json, json_text, err));
+done:
+    mx_atomic_abort(csv);
+    mx_atomic_abort(json);
+    free(csv_text);
+    free(json_text);
     if (status != MX_OK) {
         free(*table);
         *table = NULL;

@@ -42,7 +42,9 @@ struct mx_bench_row {
     bool warm;                       /* run once before the rounds, not counted */
     mx_work work;                    /* of one run; zero: no bound */
     const mx_bench_weights *weights; /* kernel */
-    size_t companion;                /* row + 1 of a figure that run() records, or 0 */
+    void (*peak_run)(uint64_t n);    /* machine: n steps of peak_macs each */
+    double peak_macs;
+    size_t companion; /* row + 1 of a figure that run() records, or 0 */
     mx_bound bound;
     uint32_t n;                         /* rounds measured */
     double values[MX_BENCH_MAX_ROUNDS]; /* in `unit` */

@@ -165,7 +165,7 @@ static mx_status add_decode(mx_bench *bench, uint32_t threads, uint32_t tokens, 
     row.work.int_macs *= tokens;
     row.work.f32_macs *= tokens;
     row.work.bytes *= tokens;
-    snprintf(row.name, sizeof row.name, "decode, %u sequence%s", sequences,
+    snprintf(row.name, sizeof row.name, "decode %u sequence%s", sequences,
              sequences > 1 ? "s" : "");
     return mx_bench_add(bench, &row, NULL, err);
 }

@@ -100,12 +100,12 @@ static mx_bench_row *find_row(mx_bench *bench, const char *section, uint32_t thr
 }
 
 static const char *const peer_names[2] = {"peer prefill", "peer decode"};
-static const char *const ratio_names[2] = {"mxlm / peer, prefill", "mxlm / peer, decode"};
+static const char *const ratio_names[2] = {"mxlm / peer prefill", "mxlm / peer decode"};
 
 static mx_bench_row *our_row(mx_bench *bench, int test, uint32_t threads)
 {
     return test == 0 ? find_row(bench, "prefill", threads, 0, "prefill")
-                     : find_row(bench, "decode", threads, 1, "decode, 1 sequence");
+                     : find_row(bench, "decode", threads, 1, "decode 1 sequence");
 }
 
 mx_status mx_bench_plan_peer(mx_bench *bench, mx_error *err)

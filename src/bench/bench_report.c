@@ -168,7 +168,7 @@ mx_status mx_bench_table(const mx_bench *bench, char **out, mx_error *err)
     for (size_t i = 0; i < MX_COUNT(sections); i++) {
         add_section(&text, bench, sections[i]);
     }
-    mx_string_free(f.numerics);
+    free(f.numerics);
     return mx_str_take(&text, out, err);
 }
 
@@ -224,7 +224,7 @@ mx_status mx_bench_csv(const mx_bench *bench, char **out, mx_error *err)
             add_csv_row(&text, bench, &f, &bench->rows[i]);
         }
     }
-    mx_string_free(f.numerics);
+    free(f.numerics);
     return mx_str_take(&text, out, err);
 }
 
@@ -298,6 +298,6 @@ mx_status mx_bench_json(const mx_bench *bench, char **out, mx_error *err)
     }
     json_decref(config);
     json_decref(specs);
-    mx_string_free(f.numerics);
+    free(f.numerics);
     return status;
 }

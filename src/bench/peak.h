@@ -13,6 +13,8 @@
 
 typedef struct mx_peak {
     const char *isa;             /* the kernel table (kernel.h) that it bounds */
+    uint32_t cpu_flags;          /* what it needs (base/cpu.h) */
+    const struct mx_peak *below; /* whose fp32 and read loops serve where these are NULL */
     const char *int_name;        /* what the integer loop consists of, for reports */
     const char *f32_name;        /* the fp32 loop */
     double int_macs, f32_macs;   /* multiply-accumulates of one step */
@@ -25,6 +27,9 @@ typedef struct mx_peak {
 
 /* NULL when there is no measure for the kernels of that name. */
 const mx_peak *mx_peak_find(const char *isa);
+
+/* All of them, from the plainest on; NULL at the end of the list. */
+const mx_peak *mx_peak_at(size_t index);
 
 #define MX_PEAK(isa) extern const mx_peak mx_peak_##isa;
 #include "bench/peaks.def"

@@ -16,20 +16,24 @@ enum {
     PEAK_ITEMS = 64,    /* a thread */
 };
 
-mx_status mx_roof_init(mx_roof *roof, const char *isa, size_t needed, mx_error *err)
+/* Twice the last cache keeps nothing of one pass for the next; but a bench does not
+ * take more than an eighth of the memory for that. */
+size_t mx_roof_memory_size(void)
 {
-    *roof = (mx_roof){.peak = mx_peak_find(isa)};
-    if (roof->peak == NULL) {
-        return mx_error_set(err, MX_ERR_UNSUPPORTED, "bench: no peak loops for %s kernels", isa);
-    }
-    /* Twice the last cache keeps nothing of one pass for the next; but a bench does
-     * not take more than an eighth of the memory for that. */
     long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
     size_t size = cache > BUFFER_BYTES / 2 ? 2 * (size_t)cache : BUFFER_BYTES;
     size_t memory = (size_t)sysconf(_SC_PHYS_PAGES) * (size_t)sysconf(_SC_PAGESIZE);
-    size = size < memory / 8 ? size : memory / 8;
-    size = size > needed ? size : needed;
-    size = (size + CHUNK - 1) / CHUNK * CHUNK;
+    return size < memory / 8 ? size : memory / 8;
+}
+
+mx_status mx_roof_init(mx_roof *roof, const char *isa, size_t size, mx_error *err)
+{
+    *roof = (mx_roof){.integer = mx_peak_find(isa)};
+    if (roof->integer == NULL) {
+        return mx_error_set(err, MX_ERR_UNSUPPORTED, "bench: no peak loops for %s kernels", isa);
+    }
+    roof->wide = roof->integer->f32_run != NULL ? roof->integer : roof->integer->below;
+    size = size == 0 ? CHUNK : (size + CHUNK - 1) / CHUNK * CHUNK;
     roof->buffer = aligned_alloc(CHUNK, size);
     if (roof->buffer == NULL) {
         return mx_error_nomem(err, "bench: read buffer", size);
@@ -59,7 +63,7 @@ static void peak_range(void *ctx, size_t begin, size_t end, int thread)
     job->run(PEAK_STEPS * (uint64_t)(end - begin));
 }
 
-static double peak_measure(mx_team *team, void (*run)(uint64_t n), double macs)
+double mx_roof_peak(mx_team *team, void (*run)(uint64_t n), double macs)
 {
     peak_job job = {run};
     size_t items = PEAK_ITEMS * (size_t)mx_team_size(team);
@@ -70,12 +74,12 @@ static double peak_measure(mx_team *team, void (*run)(uint64_t n), double macs)
 
 double mx_roof_int(const mx_roof *roof, mx_team *team)
 {
-    return peak_measure(team, roof->peak->int_run, roof->peak->int_macs);
+    return mx_roof_peak(team, roof->integer->int_run, roof->integer->int_macs);
 }
 
 double mx_roof_f32(const mx_roof *roof, mx_team *team)
 {
-    return peak_measure(team, roof->peak->f32_run, roof->peak->f32_macs);
+    return mx_roof_peak(team, roof->wide->f32_run, roof->wide->f32_macs);
 }
 
 typedef struct read_job {
@@ -90,7 +94,7 @@ static void read_range(void *ctx, size_t begin, size_t end, int thread)
     read_job *job = ctx;
     uint64_t sum = 0;
     for (size_t i = begin; i < end; i++) {
-        sum += job->roof->peak->read(job->roof->buffer + i % job->n_chunks * CHUNK, CHUNK);
+        sum += job->roof->wide->read(job->roof->buffer + i % job->n_chunks * CHUNK, CHUNK);
     }
     atomic_fetch_add(&job->sink, sum);
 }

@@ -9,19 +9,24 @@
 #include "bench/peak.h"
 
 typedef struct mx_roof {
-    const mx_peak *peak;
-    uint8_t *buffer; /* [size], owned */
-    size_t size;     /* what "from memory" means: beyond the last cache if possible */
+    const mx_peak *integer, *wide; /* integer loops; fp32 and read loops */
+    uint8_t *buffer;               /* [size], owned */
+    size_t size;                   /* what "from memory" means: beyond the last cache if possible */
 } mx_roof;
 
-/* `isa` is the name of the kernel table; `needed` the largest working set that
- * will be asked for. An ISA without loops of its own is MX_ERR_UNSUPPORTED. */
-mx_status mx_roof_init(mx_roof *roof, const char *isa, size_t needed, mx_error *err);
+/* `isa` is the name of the kernel table; `size` the largest working set that will be
+ * asked for. An ISA without loops of its own is MX_ERR_UNSUPPORTED. */
+mx_status mx_roof_init(mx_roof *roof, const char *isa, size_t size, mx_error *err);
 void mx_roof_clear(mx_roof *roof);
 
-/* Multiply-accumulates a second of all the team's threads together. */
+/* Multiply-accumulates a second of all the team's threads together: of any loops,
+ * and of those of the roof. */
+double mx_roof_peak(mx_team *team, void (*run)(uint64_t n), double macs);
 double mx_roof_int(const mx_roof *roof, mx_team *team);
 double mx_roof_f32(const mx_roof *roof, mx_team *team);
+
+/* A working set that lies in memory, beyond the last cache if possible. */
+size_t mx_roof_memory_size(void);
 
 /* Bytes a second that the team reads, over and over through `working_set` bytes
  * (0: the whole buffer): the speed depends on the cache that holds them. */
