@@ -36,7 +36,9 @@ static double largest_magnitude(const float *x, size_t n)
 {
     double largest = 0;
     for (size_t i = 0; i < n; i++) {
-        largest = fmax(largest, fabs((double)x[i]));
+        double magnitude = fabs((double)x[i]);
+        /* No fmax: vectorizing that is an internal error of GCC 12 for aarch64. */
+        largest = magnitude > largest ? magnitude : largest;
     }
     return largest;
 }
