@@ -9,15 +9,25 @@
 
 enum { BLOCK = 32, HALF = BLOCK / 2, SUPER_BLOCK = 256 };
 
+/* The 32 numbers of a Q4 block's nibbles. Into a place of their own, here and below:
+ * bytes may alias anything, so that loops from src to dst would not vectorize. */
+static void unpack_q4(const uint8_t *nibbles, int32_t q[BLOCK])
+{
+    for (int j = 0; j < HALF; j++) {
+        q[j] = nibbles[j] & 15;
+        q[j + HALF] = nibbles[j] >> 4;
+    }
+}
+
 /* f16 d, 16 bytes of nibbles: d * (q - 8). */
 void mx_q4_0_decode(const uint8_t *src, size_t n, float *dst)
 {
     for (; n > 0; n -= BLOCK, src += 18, dst += BLOCK) {
         const float d = mx_f16_expand(mx_load_u16(src));
-        const uint8_t *q = src + 2;
-        for (int j = 0; j < HALF; j++) {
-            dst[j] = (float)((q[j] & 15) - 8) * d;
-            dst[j + HALF] = (float)((q[j] >> 4) - 8) * d;
+        int32_t q[BLOCK];
+        unpack_q4(src + 2, q);
+        for (int j = 0; j < BLOCK; j++) {
+            dst[j] = (float)(q[j] - 8) * d;
         }
     }
 }
@@ -28,10 +38,10 @@ void mx_q4_1_decode(const uint8_t *src, size_t n, float *dst)
     for (; n > 0; n -= BLOCK, src += 20, dst += BLOCK) {
         const float d = mx_f16_expand(mx_load_u16(src));
         const float m = mx_f16_expand(mx_load_u16(src + 2));
-        const uint8_t *q = src + 4;
-        for (int j = 0; j < HALF; j++) {
-            dst[j] = (float)(q[j] & 15) * d + m;
-            dst[j + HALF] = (float)(q[j] >> 4) * d + m;
+        int32_t q[BLOCK];
+        unpack_q4(src + 4, q);
+        for (int j = 0; j < BLOCK; j++) {
+            dst[j] = (float)q[j] * d + m;
         }
     }
 }
