@@ -62,13 +62,25 @@ static int by_weight(const void *a, const void *b, void *ctx)
     return i < j ? -1 : i > j;
 }
 
-/* How many of the tokens in `order` are kept, and their mass. */
+/*
+ * Puts the nucleus in front of `order`; its size, and its mass. Tokens below half
+ * the mean weight of what may be left out cannot belong to it: all of them together
+ * weigh less than half of that. The other half is room for rounding. So a few
+ * tokens are sorted, not the vocabulary.
+ */
 static size_t nucleus(const mx_sampler *sampler, double total, double *mass)
 {
     double wanted = (double)sampler->top_p * total;
-    size_t kept = 0;
+    double least = (total - wanted) / (2 * (double)sampler->vocab);
+    size_t n = 0, kept = 0;
+    for (size_t i = 0; i < sampler->vocab; i++) {
+        if (sampler->weights[i] >= least) {
+            sampler->order[n++] = (uint32_t)i;
+        }
+    }
+    qsort_r(sampler->order, n, sizeof *sampler->order, by_weight, sampler->weights);
     *mass = 0;
-    while (kept < sampler->vocab && (kept == 0 || *mass < wanted)) {
+    while (kept < n && (kept == 0 || *mass < wanted)) {
         *mass += sampler->weights[sampler->order[kept]];
         kept++;
     }
@@ -92,7 +104,6 @@ uint32_t mx_sampler_next(mx_sampler *sampler, const float *logits, uint64_t posi
     size_t kept = n;
     double mass = total;
     if (sampler->top_p < 1.0f) {
-        qsort_r(sampler->order, n, sizeof *sampler->order, by_weight, sampler->weights);
         kept = nucleus(sampler, total, &mass);
     }
     uint32_t bits[4];
