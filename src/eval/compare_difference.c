@@ -1,9 +1,16 @@
+/*
+ * How one results file differs from another. Everything is paired by document: two
+ * runs of one model on the same texts are far from independent, and the paired
+ * difference has a much smaller error than the two figures by themselves.
+ */
 #include "eval/compare.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+/* Pairing needs the same documents in the same order: their number and the hash of
+ * their texts stand for that. The first reason found is the one told. */
 static mx_status check_same(const mx_compare_file *base_file, const mx_compare_task *base,
                             const mx_compare_file *other_file, const mx_compare_task *other,
                             mx_error *err)
@@ -23,6 +30,8 @@ static mx_status check_same(const mx_compare_file *base_file, const mx_compare_t
                         other_file->path, other->name, base_file->path, reason);
 }
 
+/* Accuracy: answers that changed. Those that did not say nothing, so the error is
+ * of the changes alone (-1, 0, 1 a document), and McNemar's test counts them. */
 /* scratch [count] */
 static void compare_right(const mx_compare_task *base, const mx_compare_task *other,
                           double *scratch, mx_compare_difference *out)

@@ -1,3 +1,5 @@
+/* The report of a comparison as JSON: the figures of the Markdown tables, unrounded.
+ * A value that a file does not tell is left out or null, never 0. */
 #include "base/str.h"
 #include "eval/compare.h"
 #include "eval/json_build.h"

@@ -1,3 +1,8 @@
+/*
+ * Reading a results file of mxlm eval. It may come from anywhere: every number is
+ * checked for its type, lists for their length, and the figures shown for agreeing
+ * with the documents from which the tests are computed.
+ */
 #include "eval/compare.h"
 
 #include "eval/results_mxlm.h"
@@ -7,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Parsed JSON takes many times its text; a million documents stay below this. */
 #define COMPARE_MAX_BYTES ((size_t)256 << 20)
 #define COMPARE_WHERE 640 /* characters of "path: task NAME" in messages */
 
@@ -67,6 +73,7 @@ static mx_status load_right(const json_t *object, const char *where, mx_compare_
     return MX_OK;
 }
 
+/* Without "acc" the task is the perplexity of a text, whose windows have sizes. */
 static mx_status load_documents(const json_t *object, const char *where, mx_compare_task *task,
                                 mx_error *err)
 {
@@ -125,6 +132,8 @@ static mx_status check_metrics(const mx_compare_task *task, const char *where, m
     return MX_OK;
 }
 
+/* One task: lm_eval's keys hold the figures, "mxlm" the documents. Members that are
+ * not there arrive as NULL, which the getters tell as missing. */
 static mx_status load_task(const char *path, const char *name, const json_t *results,
                            const json_t *mxlm, mx_compare_task *task, mx_error *err)
 {
@@ -149,6 +158,7 @@ static mx_status load_task(const char *path, const char *name, const json_t *res
     return check_metrics(task, where, err);
 }
 
+/* n_tasks counts a task before it is read, so that a half-read one is freed. */
 static mx_status load_tasks(mx_compare_file *file, const json_t *mxlm, mx_error *err)
 {
     json_t *results = json_object_get(file->root, "results");
@@ -170,6 +180,7 @@ static mx_status load_tasks(mx_compare_file *file, const json_t *mxlm, mx_error 
     return MX_OK;
 }
 
+/* Sizes are for show: a file without them is compared all the same. */
 static mx_status load_sizes(const json_t *mxlm, const char *path, mx_compare_sizes *sizes,
                             mx_error *err)
 {
@@ -191,6 +202,7 @@ static mx_status load_sizes(const json_t *mxlm, const char *path, mx_compare_siz
     return MX_OK;
 }
 
+/* What the report calls the file by. */
 static mx_status load_about(mx_compare_file *file, const json_t *mxlm, mx_error *err)
 {
     const char *path = file->path;

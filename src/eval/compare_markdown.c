@@ -1,3 +1,8 @@
+/*
+ * The report of a comparison as Markdown, for people: one row a figure, one column a
+ * file and one for its change. Sizes in powers of ten, as disks and datasheets have
+ * them.
+ */
 #include "eval/compare.h"
 #include "eval/md_table.h"
 
@@ -7,6 +12,7 @@
 /* A bare "–" stands for what a file does not tell. */
 #define ABSENT "–"
 
+/* A typographic minus, as wide as the plus: columns of changes line up. */
 static const char *sign(double value)
 {
     return value < 0 ? "−" : "+";
@@ -20,6 +26,8 @@ static void add_stderr(mx_str *cell, double stderror, const char *fmt_unit, int 
     }
 }
 
+/* Puts `cell` into the table and frees it; running out of memory is remembered
+ * there and told once, by mx_md_table_render. */
 static void table_take(mx_md_table *table, mx_str *cell)
 {
     mx_md_table_addf(table, "%s", cell->data != NULL ? cell->data : "");
@@ -29,6 +37,7 @@ static void table_take(mx_md_table *table, mx_str *cell)
 
 /* ---- rows of a task ------------------------------------------------------------ */
 
+/* Accuracies in percent; bits per byte differ in the third decimal. */
 static void add_metric(mx_md_table *table, mx_compare_metric_id id, const mx_compare_metric *metric)
 {
     mx_str cell = {0};
@@ -69,6 +78,7 @@ static void add_metric_change(mx_md_table *table, mx_compare_metric_id id,
     table_take(table, &cell);
 }
 
+/* Nothing when the baseline lacks the metric: other tasks have other ones. */
 static void add_metric_row(const mx_compare_report *report, size_t t, mx_compare_metric_id id,
                            mx_md_table *table)
 {
@@ -109,6 +119,7 @@ static void add_flips_row(const mx_compare_report *report, size_t t, mx_md_table
 
 typedef enum value_unit { UNIT_BYTES, UNIT_BITS, UNIT_PERCENT, UNIT_SECONDS, UNIT_RATE } value_unit;
 
+/* A size or a time with its unit, to about three digits. */
 static void add_value(mx_md_table *table, double value, value_unit unit)
 {
     if (isnan(value)) {
@@ -130,6 +141,7 @@ static void add_value(mx_md_table *table, double value, value_unit unit)
     }
 }
 
+/* In percent of the baseline, which must be a positive number for that. */
 static void add_value_change(mx_md_table *table, double from, double to)
 {
     if (isnan(from) || isnan(to) || !(from > 0)) {
@@ -158,6 +170,7 @@ static void add_value_row(mx_md_table *table, const char *title, const double *v
     }
 }
 
+/* What a format costs: on disk, in memory, and in traffic a token. */
 static void add_size_rows(const mx_compare_report *report, mx_md_table *table)
 {
     enum { ROWS = 6 };
@@ -211,6 +224,7 @@ static void add_time_rows(const mx_compare_report *report, size_t t, mx_md_table
 
 /* ---- the whole ------------------------------------------------------------------ */
 
+/* The files by their settings, since that is what a reader compares. */
 static void add_header(const mx_compare_report *report, mx_md_table *table)
 {
     mx_md_table_addf(table, "metric");
@@ -235,6 +249,7 @@ static void add_plain(mx_str *out, const char *text)
     }
 }
 
+/* Each file on a line: the table has no room for paths. */
 static void add_files(const mx_compare_report *report, mx_str *out)
 {
     for (size_t f = 0; f < report->n_files; f++) {
@@ -252,6 +267,7 @@ static void add_files(const mx_compare_report *report, mx_str *out)
     mx_str_add(out, "\n");
 }
 
+/* What must be known to read the figures, under them. */
 static void add_notes(const mx_compare_report *report, mx_str *out)
 {
     mx_str_add(out, "\n± is one standard error; that of a change is paired by document. "

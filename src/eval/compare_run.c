@@ -1,3 +1,5 @@
+/* A whole comparison: load all files, keep the tasks they share, compare each with
+ * the first file, write the reports. */
 #include "eval/compare.h"
 
 #include <stdlib.h>
@@ -55,6 +57,7 @@ static mx_status compare_common(compare_run *run, mx_error *err)
     return MX_OK;
 }
 
+/* The baseline against every other file, task by task; its own column stays zero. */
 static mx_status compare_differences(compare_run *run, mx_error *err)
 {
     mx_compare_report *report = &run->report;
@@ -68,6 +71,7 @@ static mx_status compare_differences(compare_run *run, mx_error *err)
     return MX_OK;
 }
 
+/* Owns nothing: mx_compare_run frees files and report, whatever was reached. */
 static mx_status compare_all(compare_run *run, const char *const *paths, char **markdown,
                              char **json, mx_error *err)
 {

@@ -1,3 +1,7 @@
+/*
+ * One evaluation from options to results: settle the options, load every task's
+ * documents, score what a samples file does not already hold, measure, write.
+ */
 #include "eval/eval_run.h"
 
 #include "base/clock.h"
@@ -74,6 +78,9 @@ static mx_status eval_resolve(eval_run *run, mx_error *err)
 
 /* ---- the identity of a run, for --resume ------------------------------------- */
 
+/* Everything that decides a document's outcome. Threads, batch size and instruction
+ * set are not in it: results do not depend on them, so a run may be continued on
+ * another machine. */
 static mx_status eval_identity(const eval_run *run, json_t **out, mx_error *err)
 {
     const mx_eval_options *options = &run->options;
@@ -102,6 +109,7 @@ done:
     return status;
 }
 
+/* A samples file of another identity is refused there, not mixed. */
 static mx_status eval_open_samples(eval_run *run, mx_error *err)
 {
     json_t *identity = NULL;
@@ -114,6 +122,7 @@ static mx_status eval_open_samples(eval_run *run, mx_error *err)
 
 /* ---- tasks -------------------------------------------------------------------- */
 
+/* Documents, and one outcome for each: none is done yet. */
 static mx_status eval_load(eval_run *run, mx_task_result *result, mx_error *err)
 {
     const mx_task_request *request = result->request;
@@ -134,6 +143,7 @@ typedef struct eval_sink {
     const mx_task_request *request;
 } eval_sink;
 
+/* Written at once, not at the end: what --resume finds is what was scored. */
 static mx_status eval_document_done(void *ctx, const mx_document *document,
                                     const mx_outcome *outcome, mx_error *err)
 {
@@ -141,6 +151,7 @@ static mx_status eval_document_done(void *ctx, const mx_document *document,
     return mx_samples_write(sink->samples, sink->request, document, outcome, err);
 }
 
+/* Restored outcomes are skipped by the scoring and count in the measures. */
 static mx_status eval_task(eval_run *run, mx_task_result *result, mx_error *err)
 {
     eval_sink sink = {.samples = run->samples, .request = result->request};
@@ -176,6 +187,8 @@ static mx_status eval_tasks(eval_run *run, mx_error *err)
 
 /* ---- results ------------------------------------------------------------------ */
 
+/* The file last: it must not exist unless all of the output could be made. Outputs
+ * that the caller does not want are NULL. */
 static mx_status eval_write(eval_run *run, char **table, char **json, mx_error *err)
 {
     mx_results_run about = {.options = &run->options,

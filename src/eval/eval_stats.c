@@ -1,3 +1,8 @@
+/*
+ * Means, standard errors and tests. Sums run in the order of the documents and
+ * without compensation, since lm_eval's do: only so are its figures reproduced
+ * (tests/golden/eval.json). Formulas and their sources: eval_stats.h.
+ */
 #include "eval/eval_stats.h"
 
 #include "base/clock.h"
@@ -40,6 +45,7 @@ double mx_perplexity(const double *x, size_t n)
     return exp(-mx_mean(x, n));
 }
 
+/* One bootstrap; threads share it and write to draws of their own. */
 typedef struct bootstrap_run {
     const double *x; /* [n] */
     size_t n;
@@ -100,6 +106,8 @@ static mx_status bootstrap_all(bootstrap_run *run, size_t seeds, mx_team *team, 
     return MX_OK;
 }
 
+/* Draws keep the places that seed and number give them, and the deviation is taken
+ * over all in order: the result does not depend on the threads. */
 mx_status mx_bootstrap_perplexity_stderr(const double *x, size_t n, uint32_t iters, mx_team *team,
                                          mx_watch watch, double *out, mx_error *err)
 {
@@ -125,6 +133,7 @@ mx_status mx_bootstrap_perplexity_stderr(const double *x, size_t n, uint32_t ite
     return status;
 }
 
+/* Linearization: a ratio of sums varies like the residuals a - ratio * b. */
 double mx_ratio_stderr(const double *a, const double *b, size_t n)
 {
     if (n < 2) {

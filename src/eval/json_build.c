@@ -1,3 +1,5 @@
+/* Building JSON with one check at the end: jansson's "new" setters free a value that
+ * they cannot place and take NULL for a failure, so a flag is all that is needed. */
 #include "eval/json_build.h"
 
 #include "base/str.h"
@@ -39,6 +41,7 @@ json_t *mx_json_text(const char *text)
     return value;
 }
 
+/* JSON has neither NaN nor Inf; json_real refuses them. */
 json_t *mx_json_real(double value)
 {
     return isfinite(value) ? json_real(value) : json_null();

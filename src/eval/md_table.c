@@ -1,3 +1,5 @@
+/* Markdown tables, padded so that they also read as plain text. Cells may hold text
+ * from files (names of models, tasks): it must not break out of its cell. */
 #include "eval/md_table.h"
 
 #include <assert.h>
@@ -33,6 +35,7 @@ static char *cell_escape(const char *text)
     return mx_str_take(&str, &out, NULL) == MX_OK ? out : NULL;
 }
 
+/* Takes over `cell`, NULL (out of memory) included. */
 static void table_push(mx_md_table *table, char *cell)
 {
     if (cell != NULL && table->count == table->capacity) {
@@ -91,6 +94,7 @@ static void render_row(const mx_md_table *table, size_t row, const size_t *width
     mx_str_add(out, "|\n");
 }
 
+/* Cells are three characters wide at least: Markdown wants three dashes. */
 mx_status mx_md_table_render(const mx_md_table *table, mx_str *out, mx_error *err)
 {
     size_t widths[MX_MD_MAX_COLUMNS];

@@ -1,3 +1,7 @@
+/*
+ * The Mersenne Twister of Matsumoto and Nishimura (1998), as CPython's random has
+ * it: constants of the recurrence, of tempering and of init_by_array are theirs.
+ */
 #include "eval/mt19937.h"
 
 #define MT_SHIFT 397
@@ -12,6 +16,7 @@ static inline uint32_t mt_mix(uint32_t upper, uint32_t lower, uint32_t shifted)
     return shifted ^ (y >> 1) ^ ((0u - (y & 1u)) & MT_MATRIX);
 }
 
+/* The output function: a linear map that evens out the bits of a state word. */
 static inline uint32_t mt_temper(uint32_t y)
 {
     y ^= y >> 11;
@@ -20,6 +25,8 @@ static inline uint32_t mt_temper(uint32_t y)
     return y ^ (y >> 18);
 }
 
+/* The next 624 words. Each depends on the one 397 ahead, cyclically: two loops, so
+ * that no index needs a remainder. */
 static void mt_refill(mx_mt19937 *mt)
 {
     uint32_t *s = mt->state;
@@ -36,6 +43,7 @@ static void mt_refill(mx_mt19937 *mt)
     mt->next = 0;
 }
 
+/* init_genrand of the reference code. */
 static void mt_init(uint32_t *s, uint32_t seed)
 {
     s[0] = seed;
@@ -91,6 +99,8 @@ double mx_mt19937_random(mx_mt19937 *mt)
     return mt_double(high, mx_mt19937_u32(mt));
 }
 
+/* floor(random() * n), as random.choices takes a position. n is below 2^31, so
+ * positions fit int32; nothing is rejected, unlike in random.randrange. */
 void mx_mt19937_choices(mx_mt19937 *mt, uint32_t n, uint32_t *out, size_t count)
 {
     double scale = (double)n;

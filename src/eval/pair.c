@@ -1,3 +1,9 @@
+/*
+ * Context and target of a passage, tokenized as lm_eval's _encode_pair does: the
+ * whole text at once, then the context without its trailing white space; what the
+ * whole has beyond the context's length is the target. Encoding the two apart would
+ * give other tokens where a merge crosses the boundary.
+ */
 #include "eval/pair.h"
 
 #include "base/str.h"
@@ -6,6 +12,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* The last space, not the last white space: doc_to_text splits at " ". */
 size_t mx_pair_split(const char *text, size_t length)
 {
     while (length > 0 && text[length - 1] != ' ') {

@@ -1,3 +1,5 @@
+/* The metrics of a finished task. Names and formulas are lm_eval's; those of texts
+ * divide one sum of losses by three sizes. */
 #include "eval/results.h"
 
 #include "eval/eval_stats.h"

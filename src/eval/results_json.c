@@ -1,3 +1,8 @@
+/*
+ * Results as JSON: lm_eval's keys with lm_eval's spelling, so that its tools and
+ * other people's scripts read them, and beside them "mxlm" (results_mxlm.c). Keys
+ * for what mxlm does not have (few-shot, groups, templates) are there and null.
+ */
 #include "base/str.h"
 #include "eval/json_build.h"
 #include "eval/results_mxlm.h"

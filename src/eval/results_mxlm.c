@@ -1,3 +1,5 @@
+/* The member "mxlm" of the results: what lm_eval has no key for. The documents' own
+ * outcomes are in it, since paired comparisons need them. */
 #include "eval/results_mxlm.h"
 
 #include "base/clock.h"
@@ -11,6 +13,7 @@ static json_t *json_bytes(uint64_t bytes)
     return json_integer((json_int_t)bytes);
 }
 
+/* Quantized matrices apart from the whole: embeddings would hide what a format does. */
 static json_t *json_weights(const mx_model_size *size, bool *failed)
 {
     json_t *object = json_object();
@@ -22,6 +25,7 @@ static json_t *json_weights(const mx_model_size *size, bool *failed)
     return object;
 }
 
+/* Width of an element with its share of the scales, and traffic a token. */
 static json_t *json_activations(const mx_model_size *size, bool *failed)
 {
     json_t *object = json_object();
@@ -32,6 +36,7 @@ static json_t *json_activations(const mx_model_size *size, bool *failed)
     return object;
 }
 
+/* Of this process, now: the model is still loaded. */
 static json_t *json_memory(bool *failed)
 {
     json_t *object = json_object();
@@ -40,6 +45,7 @@ static json_t *json_memory(bool *failed)
     return object;
 }
 
+/* Speed is of the documents scored in this run; resumed ones took no time in it. */
 static json_t *json_task(const mx_task_result *result, bool *failed)
 {
     json_t *object = json_object();
@@ -74,6 +80,8 @@ static json_t *json_right(const mx_task_result *result)
     return value;
 }
 
+/* One list a field rather than one object a document: much less text. Lists that
+ * the kind of task does not use are built and dropped, which keeps this one loop. */
 static json_t *json_documents(const mx_task_result *result, bool *failed)
 {
     json_t *object = json_object(), *lls = json_array();

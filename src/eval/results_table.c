@@ -1,3 +1,4 @@
+/* The table that mxlm eval prints. */
 #include "eval/md_table.h"
 #include "eval/results.h"
 

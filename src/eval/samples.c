@@ -1,3 +1,9 @@
+/*
+ * The samples file: one JSON object a line, a line a scored document, with lm_eval's
+ * keys; and beside it FILE.run.json, which says what run the lines belong to. A line
+ * is flushed as soon as it is written, so an interrupted run loses at most the one
+ * being written, which --resume cuts off.
+ */
 #include "eval/samples.h"
 
 #include "base/file.h"
@@ -58,6 +64,7 @@ static mx_status samples_check_run(const mx_samples *samples, const json_t *run,
     return status;
 }
 
+/* Copies the name: the line that it points into is freed before it is used. */
 static mx_status samples_push(mx_samples *samples, const char *task, samples_entry entry,
                               mx_error *err)
 {
@@ -93,6 +100,8 @@ static mx_status samples_read_outcome(const json_t *root, const char *where, mx_
     return MX_OK;
 }
 
+/* Lines are from outside as much as any file: each field is checked here, and each
+ * entry against the task's documents when it is used. */
 static mx_status samples_read_line(mx_samples *samples, const char *line, size_t length,
                                    size_t number, mx_error *err)
 {
@@ -145,6 +154,8 @@ static mx_status samples_read(mx_samples *samples, mx_error *err)
     return status;
 }
 
+/* A document counts by its tokens: another tokenizer or another text under the same
+ * number is an error, not a result. */
 mx_status mx_samples_restore(const mx_samples *samples, mx_task_result *result, mx_error *err)
 {
     for (size_t i = 0; samples != NULL && i < samples->n_entries; i++) {
@@ -189,6 +200,7 @@ static json_t *json_wrap(json_t *value, bool *failed)
     return array;
 }
 
+/* A passage: what was asked, and lm_eval's arguments of the request. */
 static void json_add_pair(const mx_document *document, json_t *root, bool *failed)
 {
     json_t *doc = json_object(), *arguments = json_array();
@@ -202,6 +214,7 @@ static void json_add_pair(const mx_document *document, json_t *root, bool *faile
     mx_json_put(root, "arguments", json_wrap(arguments, failed), failed);
 }
 
+/* A window of a text: its place. The text itself is the task's file. */
 static void json_add_window(const mx_document *document, json_t *root, bool *failed)
 {
     json_t *doc = json_object();
@@ -211,6 +224,7 @@ static void json_add_window(const mx_document *document, json_t *root, bool *fai
     mx_json_put(root, "bytes", json_integer((json_int_t)document->bytes), failed);
 }
 
+/* Keys, nesting and order of lm_eval's --log_samples; doc_hash is mxlm's. */
 static json_t *json_sample(const mx_task_request *request, const mx_document *document,
                            const mx_outcome *outcome, bool *failed)
 {
@@ -241,6 +255,8 @@ static json_t *json_sample(const mx_task_request *request, const mx_document *do
     return root;
 }
 
+/* Flushed to the system, not to the disk: a killed process loses nothing, and a
+ * power cut only lines that are scored again. */
 mx_status mx_samples_write(mx_samples *samples, const mx_task_request *request,
                            const mx_document *document, const mx_outcome *outcome, mx_error *err)
 {
@@ -280,6 +296,8 @@ static mx_status samples_start(mx_samples *samples, const json_t *run, mx_error 
     return status;
 }
 
+/* Checked and read before the file is opened for appending: a refused file stays as
+ * it was. */
 static mx_status samples_continue(mx_samples *samples, const json_t *run, mx_error *err)
 {
     MX_TRY(samples_check_run(samples, run, err));

@@ -1,3 +1,7 @@
+/*
+ * Scoring lists of documents in batches. What a document gets does not depend on its
+ * batch (docs/NUMERICS.md), so batches are made for speed alone.
+ */
 #include "base/clock.h"
 #include "eval/eval.h"
 
@@ -47,6 +51,7 @@ static int score_item_compare(const void *left, const void *right)
     return a->position < b->position ? -1 : 1;
 }
 
+/* Documents not done yet, in scoring order, and the work that they are. */
 static mx_status score_plan(score_run *run, mx_error *err)
 {
     size_t count = run->list->count;
@@ -69,6 +74,7 @@ static mx_status score_plan(score_run *run, mx_error *err)
     return MX_OK;
 }
 
+/* One session for all batches. Nothing is generated, so no KV cache is kept. */
 static mx_status score_prepare(const score_run *run, mx_error *err)
 {
     uint32_t longest = run->order[0].n_inputs;
@@ -98,6 +104,8 @@ static size_t score_batch_length(const score_run *run, size_t begin)
     return n;
 }
 
+/* A result that is not finite ends the run: a mean with one NaN in it is no figure,
+ * and leaving the document out would change the task. */
 static mx_status score_batch(score_run *run, size_t begin, size_t n, mx_error *err)
 {
     for (size_t i = 0; i < n; i++) {
@@ -122,6 +130,7 @@ static mx_status score_batch(score_run *run, size_t begin, size_t n, mx_error *e
     return MX_OK;
 }
 
+/* Asked between batches only: a pass is not interrupted half-way. */
 static mx_status score_report(score_run *run, mx_error *err)
 {
     run->progress.seconds = mx_clock_seconds() - run->start;

@@ -1,3 +1,5 @@
+/* Scoring by a model's session: the log-likelihood of every target token, and whether
+ * greedy decoding would have given them all. */
 #include "eval/eval.h"
 
 #include <math.h>
@@ -26,6 +28,7 @@ static void session_scorer_clear(session_scorer *scorer)
     *scorer = (session_scorer){.model = scorer->model};
 }
 
+/* Room for the largest batch, so that scoring allocates nothing. */
 static mx_status session_scorer_prepare(void *ctx, const mx_session_config *limits, mx_error *err)
 {
     session_scorer *scorer = ctx;

@@ -35,6 +35,7 @@ static void lambada_look(lambada_search *search, const char *dir)
     mx_str_addf(&search->places, "%s%s", search->places.length > 0 ? ", " : "", dir);
 }
 
+/* XDG base directory specification: the cache, or ~/.cache. */
 static void lambada_look_cache(lambada_search *search)
 {
     const char *cache = getenv("XDG_CACHE_HOME");
@@ -127,6 +128,7 @@ static mx_status lambada_add_lines(const mx_task_context *context, const char *p
     return MX_OK;
 }
 
+/* Names the file used: results say where their texts came from. */
 static mx_status lambada_load(const mx_task_context *context, const char *file,
                               mx_document_list *list, char **source, mx_error *err)
 {

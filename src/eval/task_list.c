@@ -1,3 +1,5 @@
+/* The list of tasks, and what --tasks asks of it: names with commas between them,
+ * "name:FILE" for tasks that read one. */
 #include "base/file.h"
 #include "base/str.h"
 #include "eval/eval.h"
@@ -21,6 +23,7 @@ const mx_task *mx_task_at(size_t index)
     return index < MX_COUNT(task_list) ? task_list[index] : NULL;
 }
 
+/* The message lists what there is: the reader need not look it up. */
 static mx_status task_unknown(const char *text, size_t length, mx_error *err)
 {
     mx_str known = {0};
@@ -81,6 +84,7 @@ static mx_status task_request_parse(const char *text, size_t length, mx_task_req
     return task_name_file(request, err);
 }
 
+/* *count counts a request before it is parsed, so that a half-made one is freed. */
 static mx_status task_requests_fill(const char *text, mx_task_request *requests, size_t *count,
                                     mx_error *err)
 {

@@ -1,3 +1,5 @@
+/* White space as Python's str.isspace has it, which lm_eval's rstrip and split go by:
+ * FS to US, NEL and the typographic spaces, which C's isspace leaves out. */
 #include "eval/whitespace.h"
 
 #include <stdint.h>
@@ -40,6 +42,8 @@ size_t mx_whitespace_length(const char *text, size_t length)
     return length >= 3 && whitespace_three(s[0], s[1], s[2]) ? 3 : 0;
 }
 
+/* A tail of a longer character is no white space of its own: continuation bytes do
+ * not start one, so looking back is safe. */
 size_t mx_whitespace_strip(const char *text, size_t length)
 {
     for (;;) {
@@ -56,6 +60,7 @@ size_t mx_whitespace_strip(const char *text, size_t length)
     }
 }
 
+/* Keeps its place between calls: windows of one text are counted in one pass. */
 size_t mx_whitespace_runs(mx_whitespace_scan *scan, const char *text, size_t length, size_t to)
 {
     size_t runs = 0;

@@ -1,3 +1,7 @@
+/*
+ * Folders as outputs. The model appears under its name by one rename, and what was
+ * there before leaves by another: at no moment is there half a model under the name.
+ */
 #define _GNU_SOURCE
 #include "io/export_folder.h"
 
@@ -23,6 +27,8 @@ static bool is_dots(const char *name)
     return strcmp(name, ".") == 0 || strcmp(name, "..") == 0;
 }
 
+/* lstat, not stat: a link is not a folder of ours, wherever it leads, and nothing is
+ * ever removed through one. */
 mx_status mx_folder_look(const char *path, mx_folder_facts *facts, mx_error *err)
 {
     *facts = (mx_folder_facts){0};
@@ -96,6 +102,7 @@ static bool is_kept(const char *name, const char *const *keep, size_t n_keep)
     return false;
 }
 
+/* Files only (unlinkat without AT_REMOVEDIR): a subfolder stops it with an error. */
 mx_status mx_folder_empty(const char *dir, const char *const *keep, size_t n_keep, mx_error *err)
 {
     DIR *folder = opendir(dir);
@@ -135,6 +142,8 @@ void mx_folder_remove(const char *dir)
     }
 }
 
+/* The old model is renamed before it is removed: a crash in between leaves it whole
+ * under NAME.replaced. */
 mx_status mx_folder_replace(const char *from, const char *to, bool overwrite, mx_error *err)
 {
     /* The target may have changed while the export ran. */

@@ -1,3 +1,8 @@
+/*
+ * The layout is settled before the first byte is written: shards, the place of every
+ * tensor, headers. Tensors can then be written in any order and by a run that was
+ * interrupted, and two runs with the same plans give the same bytes.
+ */
 #include "io/export_layout.h"
 
 #include "io/safetensors_header.h"
@@ -21,6 +26,7 @@ static uint64_t checksum_word(uint64_t state, const uint8_t bytes[8])
     return state ^ (state >> 32);
 }
 
+/* Whole words as they come; up to seven bytes wait for the next call. */
 void mx_checksum_update(mx_checksum *sum, const void *data, size_t size)
 {
     const uint8_t *bytes = data;
@@ -41,6 +47,7 @@ void mx_checksum_update(mx_checksum *sum, const void *data, size_t size)
     }
 }
 
+/* The number of bytes in the last word is part of it: "a" and "a\0" differ. */
 uint64_t mx_checksum_value(const mx_checksum *sum)
 {
     uint8_t last[8] = {0};
@@ -110,6 +117,7 @@ done:
     return status;
 }
 
+/* Offsets count from the start of the data until every header has its length. */
 mx_status mx_export_layout_init(mx_export_layout *layout, const mx_tensor_plan *plans,
                                 size_t n_plans, uint64_t shard_bytes, mx_error *err)
 {
@@ -148,6 +156,8 @@ void mx_export_layout_clear(mx_export_layout *layout)
     *layout = (mx_export_layout){0};
 }
 
+/* A name that stands in two shards would be one key here: the count shows it. Within
+ * a shard mx_safetensors_header_add has refused it. */
 mx_status mx_export_layout_index(const mx_export_layout *layout, json_t **out, mx_error *err)
 {
     *out = NULL;
@@ -161,8 +171,12 @@ mx_status mx_export_layout_index(const mx_export_layout *layout, json_t **out, m
     }
     json_t *index =
         json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-    if (index == NULL || json_object_size(map) != layout->n_plans) {
+    if (index != NULL && json_object_size(map) != layout->n_plans) {
         json_decref(index);
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "model.safetensors.index.json: two shards hold a tensor of one name");
+    }
+    if (index == NULL) {
         return mx_error_nomem(err, "model.safetensors.index.json", 0);
     }
     *out = index;

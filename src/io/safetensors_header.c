@@ -1,3 +1,5 @@
+/* Entries and bytes of a safetensors header; the format as in safetensors.c. Plans come
+ * from the program, names in them from source files: both are checked. */
 #include "io/safetensors_header.h"
 
 #include "io/tensor_set.h"
