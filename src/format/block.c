@@ -80,6 +80,7 @@ static void codes_encode_foreign(const mx_quant *quant, uint8_t scale, const flo
     }
 }
 
+/* One call a rounding: with a constant the inner loop has no branch on it. */
 void mx_block_encode_planned(const mx_codec *codec, const mx_quant *quant, mx_block_plan plan,
                              const float *x, size_t n, uint64_t stream, uint64_t index,
                              uint8_t *codes)
@@ -131,6 +132,7 @@ static void table_decode(const mx_format *format, const uint8_t *codes, uint8_t 
     }
 }
 
+/* The sign is put on bits, so that -0 stays -0. */
 static void minifloat_decode(const mx_codec *codec, const uint8_t *codes, uint8_t scale, size_t n,
                              float *out)
 {
@@ -143,6 +145,7 @@ static void minifloat_decode(const mx_codec *codec, const uint8_t *codes, uint8_
     }
 }
 
+/* A NaN scale makes the whole block NaN (OCP MX v1.0). */
 void mx_block_decode_planned(const mx_codec *codec, const uint8_t *codes, uint8_t scale, size_t n,
                              float *out)
 {

@@ -1,3 +1,5 @@
+/* Types of stored weights: sizes and decoding, for ordinary numbers; block types of
+ * GGUF are in dtype_blocks.c. */
 #include "format/dtype.h"
 
 #include "format/dtype_decode.h"

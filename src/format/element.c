@@ -1,3 +1,8 @@
+/*
+ * Elements by definition, in double and slowly: the specification that everything
+ * faster is tested against (element_fast.h, the kernels). Floats are OCP MX v1.0,
+ * section 5.3; rounding is of the magnitude, the sign is put back.
+ */
 #include "format/element.h"
 
 #include <math.h>
@@ -7,6 +12,7 @@ static int minifloat_bias(const mx_format *format)
     return (1 << (format->exponent_bits - 1)) - 1;
 }
 
+/* Codes above it, where there are any, are Inf and NaN: encoding never makes them. */
 uint32_t mx_element_max_code(const mx_format *format)
 {
     if (format->kind == MX_KIND_INT) {
@@ -41,6 +47,8 @@ static double round_magnitude(double q, mx_round round, uint32_t random)
     return up ? whole + 1 : whole;
 }
 
+/* Exponent 0 is subnormal. Beyond `max` lie Inf (mantissa 0) and NaN, where a format
+ * has them; E4M3 has NaN alone, and its 0x7F has a mantissa of ones. */
 float mx_minifloat_decode(const mx_format *format, uint32_t code)
 {
     unsigned m = format->mantissa_bits;

@@ -1,3 +1,4 @@
+/* As a format, "unquantized" needs no special case in listings and settings. */
 #include "format/element.h"
 
 const mx_format mx_format_fp32 = {

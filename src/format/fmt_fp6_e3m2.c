@@ -1,3 +1,4 @@
+/* No int8 table: 28 in steps of 1/16 would need 448. */
 #include "format/element.h"
 
 /* No integer table: 28 in steps of 1/16 does not fit int8. */

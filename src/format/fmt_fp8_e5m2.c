@@ -1,3 +1,4 @@
+/* OCP OFP8 E5M2: the last exponent is Inf and NaN, as in IEEE formats. */
 #include "format/element.h"
 
 const mx_format mx_format_fp8_e5m2 = {

@@ -1,3 +1,4 @@
+/* Not of OCP MX: microxcaling has it. Code 2, which would be -2, is never made. */
 #include "format/element.h"
 
 static const int8_t table[4] = {0, 1, -2, -1};

@@ -1,3 +1,4 @@
+/* Not of OCP MX: microxcaling has it, as MXINT8 with fewer bits. -2 is never made. */
 #include "format/element.h"
 
 static const int8_t table[16] = {0, 1, 2, 3, 4, 5, 6, 7, -8, -7, -6, -5, -4, -3, -2, -1};

@@ -1,3 +1,4 @@
+/* The lists: formats, roundings and scale rules, by number and by name. */
 #include "format/format.h"
 
 #include <math.h>

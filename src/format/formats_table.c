@@ -13,6 +13,7 @@ static const char *const kind_names[] = {
 
 /* ---- text ------------------------------------------------------------------ */
 
+/* Everything is derived from the descriptor: a new format needs no line here. */
 static void text_format(mx_str *str, const mx_format *format)
 {
     bool scaled = format->kind != MX_KIND_PLAIN;

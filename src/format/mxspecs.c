@@ -139,6 +139,8 @@ static mx_status check_value(const json_t *object, const char *where, const char
     return MX_OK;
 }
 
+/* Known keys with values of the right type. A dict handed to finalize_mx_specs
+ * may hold anything there; a misspelled key would quietly leave a default. */
 static mx_status check_keys(const json_t *object, const char *where, mx_error *err)
 {
     if (!json_is_object(object)) {
@@ -196,6 +198,7 @@ static mx_status refuse_true(const json_t *object, const char *where, const char
     return MX_OK;
 }
 
+/* Refused, not ignored: results would not be what microxcaling computes. */
 static mx_status refuse_unimplemented(const json_t *object, const char *where, mx_error *err)
 {
     MX_TRY(refuse_elementwise(object, where, err));
@@ -227,6 +230,7 @@ static mx_status load_format(const json_t *object, const char *where, const char
     return MX_OK;
 }
 
+/* shared_exp_method "none" is a scale of its own for every element: a block of one. */
 static mx_status load_block(const json_t *object, const char *where, forward *out, mx_error *err)
 {
     int64_t block;

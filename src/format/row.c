@@ -51,6 +51,7 @@ size_t mx_row_scale_count(const mx_quant *quant, size_t n)
 
 /* ---- PLAIN formats ------------------------------------------------------- */
 
+/* Little-endian codes of whole bytes. */
 static void plain_row_encode(const mx_quant *quant, const float *x, size_t n, uint64_t stream,
                              uint8_t *codes)
 {
@@ -164,6 +165,8 @@ static void row_decode_piece(const mx_codec *codec, size_t block, size_t piece,
     }
 }
 
+/* Pieces start at multiples of 8 elements, hence at whole bytes; the scale of a large
+ * block is written again with each of its pieces. */
 void mx_row_encode(const mx_quant *quant, const float *x, size_t n, uint64_t stream, uint8_t *codes,
                    uint8_t *scales)
 {
@@ -203,6 +206,7 @@ void mx_row_decode(const mx_quant *quant, const uint8_t *codes, const uint8_t *s
     }
 }
 
+/* Encode and decode without packing: the same values as the stored row gives. */
 void mx_row_cast(const mx_quant *quant, const float *x, size_t n, uint64_t stream, float *out)
 {
     if (!mx_quant_is_scaled(quant)) {

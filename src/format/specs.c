@@ -97,6 +97,8 @@ static mx_status set_block(mx_specs *specs, const char *value, mx_error *err)
     return MX_OK;
 }
 
+/* One rule for both operands, unless the activations have one of their own; which
+ * of the two keys came first does not matter. */
 static mx_status set_rule(mx_specs *specs, const char *key, const char *value, mx_error *err)
 {
     mx_scale_rule rule;
@@ -269,6 +271,7 @@ done:
     return status;
 }
 
+/* One line for people; programs read mx_specs_to_json. */
 mx_status mx_specs_describe(const mx_specs *specs, char **out, mx_error *err)
 {
     *out = NULL;

@@ -102,6 +102,8 @@ static mx_status read_names(const json_t *object, const char *where, mx_quant *o
     return MX_OK;
 }
 
+/* Null is unquantized. Every field is required: a default would be a guess about how
+ * somebody else's weights were made. */
 static mx_status read_quant(const json_t *contract, const char *where, const char *operand,
                             mx_quant *out, mx_error *err)
 {

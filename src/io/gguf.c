@@ -84,6 +84,7 @@ static mx_status parse_file(gguf_cursor *cursor, mx_gguf *reader, mx_error *err)
     return mx_gguf_read_tensors(cursor, n_tensors, reader, err);
 }
 
+/* The reader keeps pointers into `data`; only names are copied, to end in NUL. */
 mx_status mx_gguf_parse(const uint8_t *data, size_t size, const char *where, mx_gguf **out,
                         mx_error *err)
 {

@@ -190,6 +190,8 @@ static mx_status read_descriptions(gguf_cursor *cursor, uint64_t count, mx_gguf 
     return MX_OK;
 }
 
+/* The format asks for multiples of 8; 1, 2 and 4 do no harm, since nothing here reads
+ * more than bytes. The upper bound keeps place_tensors from wrapping. */
 mx_status mx_gguf_read_tensors(gguf_cursor *cursor, uint64_t count, mx_gguf *reader, mx_error *err)
 {
     int64_t alignment = 0;

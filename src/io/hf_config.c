@@ -46,6 +46,8 @@ static bool is_llama(const json_t *root)
     return json_array_size(list) == 1 && name != NULL && strcmp(name, "LlamaForCausalLM") == 0;
 }
 
+/* Variants of the forward pass that a config can ask for and src/model does not
+ * have: running on would give fluent nonsense. */
 static mx_status check_architecture(scope in, mx_error *err)
 {
     if (!is_llama(in.object)) {
@@ -91,6 +93,9 @@ static mx_status parse_sizes(scope in, mx_llama_config *out, mx_error *err)
     return MX_OK;
 }
 
+/* What must hold between sizes, whichever container they come from: heads share
+ * key-value heads evenly, rotary embedding pairs the halves of a head, and products
+ * of sizes stay far from overflow. */
 mx_status mx_llama_config_check(const mx_llama_config *config, const char *where, mx_error *err)
 {
     if (config->heads % config->kv_heads != 0) {
@@ -343,6 +348,7 @@ mx_status mx_llama_config_parse(const json_t *root, const char *where, mx_llama_
     return status;
 }
 
+/* A single id as a number: older readers know no list. */
 static json_t *eos_to_json(const mx_llama_config *config)
 {
     if (config->n_eos == 0) {
@@ -388,6 +394,7 @@ static double float_to_short_double(float value)
     return strtod(text, NULL);
 }
 
+/* For directories made of GGUF files: what transformers needs to load them. */
 mx_status mx_llama_config_to_json(const mx_llama_config *config, json_t **out, mx_error *err)
 {
     *out = NULL;

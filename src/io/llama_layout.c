@@ -179,6 +179,7 @@ bool mx_llama_tensor_find(const mx_llama_config *config, const char *name, mx_ll
     return true;
 }
 
+/* Names alone: whether the config has such a layer is checked by the caller. */
 bool mx_llama_name_from_gguf(const char *gguf_name, char *out, size_t size)
 {
     unsigned long layer;

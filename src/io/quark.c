@@ -103,6 +103,7 @@ static json_t *exclude_to_json(const mx_specs *specs, const mx_llama_config *con
     return list;
 }
 
+/* Fields and nulls as Quark 0.11 writes them: its readers index some without asking. */
 mx_status mx_quark_to_json(const mx_specs *specs, const mx_llama_config *config, const char *method,
                            json_t **out, mx_error *err)
 {

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Cannot overflow: readers have put the shape through mx_shape_count. */
 uint64_t mx_tensor_count(const mx_tensor *tensor)
 {
     uint64_t count = 1;
@@ -13,6 +14,7 @@ uint64_t mx_tensor_count(const mx_tensor *tensor)
     return count;
 }
 
+/* Zeros are left out of the product that is checked: 0 * 2^63 * 2^63 is no shape. */
 bool mx_shape_count(const uint64_t *shape, int n_dims, uint64_t *count)
 {
     uint64_t product = 1, non_zero = 1;

@@ -10,6 +10,7 @@
 /* Larger than any tokenizer by far; keeps offsets in 32 bits. */
 #define MAX_JSON_BYTES ((size_t)512 << 20)
 
+/* Empty but closable: readers fill it and close it when they fail. */
 mx_status mx_tokenizer_create(const char *where, mx_tokenizer **out, mx_error *err)
 {
     mx_tokenizer *tokenizer = calloc(1, sizeof *tokenizer);
@@ -284,6 +285,7 @@ static const mx_added_token *added_token(const mx_tokenizer *tokenizer, int32_t 
     return index == 0 ? NULL : &tokenizer->added.items[index - 1];
 }
 
+/* Added tokens are their text; the model's tokens are bytes, maybe half a character. */
 const char *mx_tokenizer_bytes(const mx_tokenizer *tokenizer, int32_t id, size_t *length)
 {
     *length = 0;

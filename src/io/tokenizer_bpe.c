@@ -188,6 +188,7 @@ static void heap_push(mx_word_space *space, uint64_t key)
     heap[at] = key;
 }
 
+/* The smallest key: lowest rank, and of equal ranks the leftmost. */
 static uint64_t heap_pop(mx_word_space *space)
 {
     uint64_t *heap = space->heap;

@@ -188,6 +188,7 @@ static mx_status add_special(mx_tokenizer *tokenizer, const mx_gguf *gguf, const
     return mx_ids_add(out, (int32_t)id, err);
 }
 
+/* Tokens before types and merges, which refer to them. */
 static mx_status read_all(mx_tokenizer *tokenizer, const mx_gguf *gguf, mx_error *err)
 {
     const pre_tokenizer *pre = NULL;

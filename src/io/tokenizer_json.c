@@ -243,6 +243,8 @@ static mx_status read_model_options(mx_tokenizer *tokenizer, const json_t *model
     return MX_OK;
 }
 
+/* Vocabulary and merges were left as text by the first pass over the file: as JSON
+ * values they would take tens of times their size. */
 static mx_status read_model(mx_tokenizer *tokenizer, const document *doc, const json_t *root,
                             size_t n_added, mx_error *err)
 {

@@ -168,6 +168,7 @@ static mx_status prefix_space(mx_encoder *encoder, const char **text, size_t *le
     return MX_OK;
 }
 
+/* Depth first: a piece goes through all later steps before the next piece is cut. */
 static mx_status run_steps(mx_encoder *encoder, size_t step, const char *text, size_t length,
                            mx_error *err)
 {

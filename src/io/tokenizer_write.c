@@ -46,6 +46,7 @@ static void add_spelled(mx_str *out, const mx_vocab *vocab, uint32_t id, mx_str 
 
 /* ---- added tokens -------------------------------------------------------------------- */
 
+/* All flags are written: none is left to a reader's default. */
 static void add_added_tokens(mx_str *out, const mx_tokenizer *tokenizer)
 {
     mx_str_add(out, " \"added_tokens\": [");
@@ -287,6 +288,7 @@ static mx_status add_model(mx_str *out, const mx_tokenizer *tokenizer, mx_error 
     return status;
 }
 
+/* Members in the order in which `tokenizers` writes them. */
 mx_status mx_tokenizer_to_json(const mx_tokenizer *tokenizer, char **out, mx_error *err)
 {
     *out = NULL;
