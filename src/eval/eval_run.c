@@ -218,18 +218,23 @@ done:
     return status;
 }
 
-mx_status mx_eval_execute(const mx_eval_setup *setup, mx_watch watch, char **table, char **json,
-                          mx_error *err)
+static void clear_outputs(char **table, char **json)
 {
-    eval_run run = {
-        .setup = setup, .options = setup->options, .watch = watch, .start = mx_clock_seconds()};
-    mx_status status = MX_OK;
     if (table != NULL) {
         *table = NULL;
     }
     if (json != NULL) {
         *json = NULL;
     }
+}
+
+mx_status mx_eval_execute(const mx_eval_setup *setup, mx_watch watch, char **table, char **json,
+                          mx_error *err)
+{
+    eval_run run = {
+        .setup = setup, .options = setup->options, .watch = watch, .start = mx_clock_seconds()};
+    mx_status status = MX_OK;
+    clear_outputs(table, json);
     MX_TRY_GOTO(status, eval_resolve(&run, err));
     MX_TRY_GOTO(status, eval_tasks(&run, err));
     status = eval_write(&run, table, json, err);
@@ -254,6 +259,7 @@ mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch 
         .model = model,
         .team = model->backend.team,
     };
+    clear_outputs(table, json); /* also when nothing can be run */
     mx_status status = mx_model_tokenizer(model, &setup.tokenizer, err);
     if (status == MX_OK) {
         /* The post-processor's BOS, else the one that the config names. */
@@ -263,13 +269,6 @@ mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch 
     }
     if (status == MX_OK) {
         status = mx_eval_execute(&setup, watch, table, json, err);
-    } else {
-        if (table != NULL) {
-            *table = NULL;
-        }
-        if (json != NULL) {
-            *json = NULL;
-        }
     }
     mx_scorer_close(&setup.scorer);
     return status;

@@ -120,26 +120,53 @@ static void test_batching(void **state)
     mx_document_list_free(&list);
 }
 
+/* A list with a scorer over it; freed by rig_free. */
+typedef struct rig {
+    mx_document_list list;
+    mx_outcome outcomes[COUNT];
+    fixture_scorer fake;
+    mx_scorer scorer; /* over `fake` */
+    mx_score_work work;
+    mx_error err;
+} rig;
+
+static rig *rig_new(uint32_t shortest, uint32_t longest)
+{
+    rig *r = calloc(1, sizeof *r);
+    assert_non_null(r);
+    make_documents(&r->list, shortest, longest);
+    r->scorer = fixture_scorer_view(&r->fake);
+    return r;
+}
+
+/* `seen` may be NULL: nobody watches. */
+static mx_status rig_score(rig *r, uint32_t batch_size, witness *seen)
+{
+    mx_watch watch = {.fn = seen != NULL ? watch_progress : NULL, .ctx = seen};
+    return mx_score_documents(&r->scorer, &r->list, batch_size, "test", watch,
+                              seen != NULL ? note_done : NULL, seen, r->outcomes, &r->work,
+                              &r->err);
+}
+
+static void rig_free(rig *r)
+{
+    mx_document_list_free(&r->list);
+    free(r);
+}
+
 /* Everything is done already: nothing is prepared or scored. */
 static void test_all_done(void **state)
 {
     (void)state;
-    mx_document_list list;
-    mx_outcome outcomes[COUNT];
-    fixture_scorer fake = {0};
-    mx_scorer scorer = fixture_scorer_view(&fake);
-    mx_score_work work = {.tokens = 1};
-    mx_error err = {0};
-    make_documents(&list, 1, 10);
+    rig *r = rig_new(1, 10);
+    r->work.tokens = 1;
     for (size_t i = 0; i < COUNT; i++) {
-        outcomes[i] = (mx_outcome){.done = true};
+        r->outcomes[i].done = true;
     }
-    fixture_ok(mx_score_documents(&scorer, &list, 8, "test", (mx_watch){0}, NULL, NULL, outcomes,
-                                  &work, &err),
-               err);
-    assert_int_equal(fake.n_prepared, 0);
-    assert_int_equal(work.tokens, 0);
-    mx_document_list_free(&list);
+    fixture_ok(rig_score(r, 8, NULL), r->err);
+    assert_int_equal(r->fake.n_prepared, 0);
+    assert_int_equal(r->work.tokens, 0);
+    rig_free(r);
 }
 
 /* Long documents share a pass only within the token budget; one that exceeds it
@@ -147,65 +174,40 @@ static void test_all_done(void **state)
 static void test_budget(void **state)
 {
     (void)state;
-    mx_document_list list;
-    mx_outcome outcomes[COUNT] = {0};
-    fixture_scorer fake = {0};
-    mx_scorer scorer = fixture_scorer_view(&fake);
-    mx_score_work work;
-    mx_error err = {0};
-    make_documents(&list, 400, 5000);
-    fixture_ok(mx_score_documents(&scorer, &list, 64, "test", (mx_watch){0}, NULL, NULL, outcomes,
-                                  &work, &err),
-               err);
-    check_outcomes(&list, outcomes);
-    assert_in_range(fake.largest_batch, 2, 5); /* 2048 / 400 */
-    assert_int_equal(fake.limits.max_tokens, fake.limits.max_context);
-    assert_int_equal(fake.largest_tokens, fake.limits.max_context);
-    mx_document_list_free(&list);
+    rig *r = rig_new(400, 5000);
+    fixture_ok(rig_score(r, 64, NULL), r->err);
+    check_outcomes(&r->list, r->outcomes);
+    assert_in_range(r->fake.largest_batch, 2, 5); /* 2048 / 400 */
+    assert_int_equal(r->fake.limits.max_tokens, r->fake.limits.max_context);
+    assert_int_equal(r->fake.largest_tokens, r->fake.limits.max_context);
+    rig_free(r);
 }
 
 static void test_cancel(void **state)
 {
     (void)state;
-    mx_document_list list;
-    mx_outcome outcomes[COUNT] = {0};
-    fixture_scorer fake = {0};
-    mx_scorer scorer = fixture_scorer_view(&fake);
-    witness seen = {.list = &list, .stop_after = 4};
-    mx_score_work work;
-    mx_error err = {0};
+    rig *r = rig_new(1, 90);
+    witness seen = {.list = &r->list, .stop_after = 4};
     size_t done = 0;
-    make_documents(&list, 1, 90);
-    mx_status status = mx_score_documents(&scorer, &list, 10, "test",
-                                          (mx_watch){.fn = watch_progress, .ctx = &seen}, note_done,
-                                          &seen, outcomes, &work, &err);
-    assert_int_equal(status, MX_ERR_CANCELLED);
+    assert_int_equal(rig_score(r, 10, &seen), MX_ERR_CANCELLED);
     assert_int_equal(seen.finished, 30);
     for (size_t i = 0; i < COUNT; i++) {
-        assert_true(outcomes[i].done == seen.seen[i]);
-        done += outcomes[i].done;
+        assert_true(r->outcomes[i].done == seen.seen[i]);
+        done += r->outcomes[i].done;
     }
     assert_int_equal(done, 30);
-    mx_document_list_free(&list);
+    rig_free(r);
 }
 
 static void test_not_finite(void **state)
 {
     (void)state;
-    mx_document_list list;
-    mx_outcome outcomes[COUNT] = {0};
-    fixture_scorer fake = {0};
-    mx_scorer scorer = fixture_scorer_view(&fake);
-    mx_score_work work;
-    mx_error err = {0};
-    make_documents(&list, 1, 90);
-    fake.fail_at = 42;
-    mx_status status = mx_score_documents(&scorer, &list, 10, "test", (mx_watch){0}, NULL, NULL,
-                                          outcomes, &work, &err);
-    assert_int_equal(status, MX_ERR_FORMAT);
-    assert_non_null(strstr(err.text, "document 42"));
-    assert_false(outcomes[42].done);
-    mx_document_list_free(&list);
+    rig *r = rig_new(1, 90);
+    r->fake.fail_at = 42;
+    assert_int_equal(rig_score(r, 10, NULL), MX_ERR_FORMAT);
+    assert_non_null(strstr(r->err.text, "document 42"));
+    assert_false(r->outcomes[42].done);
+    rig_free(r);
 }
 
 int main(void)

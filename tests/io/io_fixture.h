@@ -134,4 +134,42 @@ static inline uint8_t *exact_copy(const uint8_t *data, size_t size)
     return copy;
 }
 
+/* Parses bytes named "f" as some container and, when they are accepted, walks over all
+ * that it offers, so that a sanitizer sees every byte. Checks that a refusal leaves no
+ * reader behind. */
+typedef mx_status (*try_fn)(const uint8_t *data, size_t size, mx_error *error);
+
+/* Every prefix of fewer than `needed` bytes is refused, by a message. */
+static inline void check_truncated(const uint8_t *data, size_t needed, try_fn attempt)
+{
+    for (size_t length = 0; length < needed; length++) {
+        uint8_t *copy = exact_copy(data, length);
+        mx_error error = {0};
+        assert_int_not_equal(attempt(copy, length, &error), MX_OK);
+        assert_int_equal(strncmp(error.text, "f: ", 3), 0);
+        free(copy);
+    }
+}
+
+/* Each of the first `span` bytes changed by each mask: an error, or a file that holds
+ * together; some of either. */
+static inline void check_flipped(const uint8_t *data, size_t size, size_t span,
+                                 const uint8_t *masks, size_t n_masks, try_fn attempt)
+{
+    size_t accepted = 0, refused = 0;
+    uint8_t *copy = exact_copy(data, size);
+    for (size_t at = 0; at < span; at++) {
+        for (size_t m = 0; m < n_masks; m++) {
+            copy[at] = data[at] ^ masks[m];
+            mx_error error = {0};
+            const bool good = attempt(copy, size, &error) == MX_OK;
+            accepted += good;
+            refused += !good;
+        }
+        copy[at] = data[at];
+    }
+    assert_true(accepted > 0 && refused > 0);
+    free(copy);
+}
+
 #endif

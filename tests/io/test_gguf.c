@@ -517,6 +517,19 @@ static void touch(const mx_gguf *gguf)
     }
 }
 
+static mx_status attempt(const uint8_t *data, size_t size, mx_error *error)
+{
+    mx_gguf *gguf;
+    const mx_status status = mx_gguf_parse(data, size, "f", &gguf, error);
+    if (status == MX_OK) {
+        touch(gguf);
+    } else {
+        assert_null(gguf);
+    }
+    mx_gguf_close(gguf);
+    return status;
+}
+
 static void test_truncated(void **state)
 {
     (void)state;
@@ -534,14 +547,7 @@ static void test_truncated(void **state)
     }
     mx_gguf_close(gguf);
     assert_true(needed <= size && size - needed < 32);
-    for (size_t length = 0; length < needed; length++) {
-        uint8_t *copy = exact_copy(data, length);
-        mx_error error = {0};
-        assert_int_not_equal(mx_gguf_parse(copy, length, "f", &gguf, &error), MX_OK);
-        assert_null(gguf);
-        assert_int_equal(strncmp(error.text, "f: ", 3), 0);
-        free(copy);
-    }
+    check_truncated(data, needed, attempt);
     free(data);
     free(path);
 }
@@ -552,30 +558,13 @@ static void test_flipped(void **state)
     static const uint8_t masks[] = {0x01, 0x08, 0x80, 0xFF};
     char *path = golden_path("tiny_llama.gguf");
     uint8_t *data;
-    size_t size, accepted = 0, refused = 0;
+    size_t size;
     read_bytes(path, &data, &size);
     mx_gguf *gguf;
     assert_ok(mx_gguf_parse(data, size, "f", &gguf, err));
     const size_t header = (size_t)mx_gguf_at(gguf, 0)->offset;
     mx_gguf_close(gguf);
-    uint8_t *copy = exact_copy(data, size);
-    for (size_t at = 0; at < header; at++) {
-        for (size_t m = 0; m < MX_COUNT(masks); m++) {
-            copy[at] = data[at] ^ masks[m];
-            mx_error error = {0};
-            if (mx_gguf_parse(copy, size, "f", &gguf, &error) == MX_OK) {
-                touch(gguf);
-                accepted++;
-            } else {
-                assert_null(gguf);
-                refused++;
-            }
-            mx_gguf_close(gguf);
-        }
-        copy[at] = data[at];
-    }
-    assert_true(accepted > 0 && refused > 0);
-    free(copy);
+    check_flipped(data, size, header, masks, MX_COUNT(masks), attempt);
     free(data);
     free(path);
 }

@@ -355,6 +355,19 @@ static uint64_t touch(const mx_safetensors *reader)
     return sum;
 }
 
+static mx_status attempt(const uint8_t *data, size_t size, mx_error *error)
+{
+    mx_safetensors *reader;
+    const mx_status status = mx_safetensors_parse(data, size, "f", &reader, error);
+    if (status == MX_OK) {
+        touch(reader);
+    } else {
+        assert_null(reader);
+    }
+    mx_safetensors_close(reader);
+    return status;
+}
+
 static void test_truncated(void **state)
 {
     (void)state;
@@ -362,47 +375,20 @@ static void test_truncated(void **state)
     uint8_t *data;
     size_t size;
     read_bytes(path, &data, &size);
-    for (size_t length = 0; length < size; length++) {
-        uint8_t *copy = exact_copy(data, length);
-        mx_safetensors *reader;
-        mx_error error = {0};
-        assert_int_not_equal(mx_safetensors_parse(copy, length, "f", &reader, &error), MX_OK);
-        assert_null(reader);
-        assert_int_equal(strncmp(error.text, "f: ", 3), 0);
-        free(copy);
-    }
+    check_truncated(data, size, attempt);
     free(data);
     free(path);
 }
 
-/* Every byte changed in several ways: an error or a file that holds together. */
 static void test_flipped(void **state)
 {
     (void)state;
     static const uint8_t masks[] = {0x01, 0x02, 0x10, 0x80, 0xFF};
     char *path = golden_path("containers.safetensors");
     uint8_t *data;
-    size_t size, accepted = 0, refused = 0;
+    size_t size;
     read_bytes(path, &data, &size);
-    uint8_t *copy = exact_copy(data, size);
-    for (size_t at = 0; at < size; at++) {
-        for (size_t m = 0; m < MX_COUNT(masks); m++) {
-            copy[at] = data[at] ^ masks[m];
-            mx_safetensors *reader;
-            mx_error error = {0};
-            if (mx_safetensors_parse(copy, size, "f", &reader, &error) == MX_OK) {
-                touch(reader);
-                accepted++;
-            } else {
-                assert_null(reader);
-                refused++;
-            }
-            mx_safetensors_close(reader);
-        }
-        copy[at] = data[at];
-    }
-    assert_true(accepted > 0 && refused > 0);
-    free(copy);
+    check_flipped(data, size, size, masks, MX_COUNT(masks), attempt);
     free(data);
     free(path);
 }
