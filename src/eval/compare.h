@@ -94,6 +94,8 @@ typedef struct mx_compare_report {
     size_t n_dropped;
 } mx_compare_report;
 
+/* The report for people and for programs; `*out` is malloc'd, NULL on failure. Only
+ * memory can fail. */
 mx_status mx_compare_markdown(const mx_compare_report *report, char **out, mx_error *err);
 mx_status mx_compare_json(const mx_compare_report *report, char **out, mx_error *err);
 

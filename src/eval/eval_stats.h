@@ -9,6 +9,7 @@
 
 #include "base/team.h"
 
+/* sum x / n over x [n] in order; n >= 1. */
 double mx_mean(const double *x, size_t n);
 /* sqrt(sum (x - mean)^2 / (n - 1)); NaN for n < 2. */
 double mx_sample_stddev(const double *x, size_t n);

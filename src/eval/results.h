@@ -28,6 +28,7 @@ typedef struct mx_task_result {
     size_t n_metrics;
 } mx_task_result;
 
+/* Frees what the result owns (not the request) and zeroes it. */
 void mx_task_result_free(mx_task_result *result);
 
 /*
@@ -40,7 +41,7 @@ void mx_task_result_free(mx_task_result *result);
 mx_status mx_task_result_measure(mx_task_result *result, uint32_t bootstrap_iters, mx_team *team,
                                  mx_watch watch, mx_error *err);
 
-/* lm_eval's table of the results, in the order given. */
+/* lm_eval's table of the results, in the order given; `*out` is malloc'd. */
 mx_status mx_results_table(const mx_task_result *results, size_t count, char **out, mx_error *err);
 
 /* What the JSON tells beyond the tasks. */

@@ -18,6 +18,7 @@ typedef struct mx_block_plan {
     bool zero; /* all codes are 0: NaN or Inf inside, or flushed */
 } mx_block_plan;
 
+/* Reads the whole block x [n], n >= 1: its scale by quant's rule. */
 mx_block_plan mx_block_scan(const mx_quant *quant, const float *x, size_t n);
 
 /* Encodes a part x [n] of the planned block; `index` is the place of x[0] in the
@@ -25,6 +26,7 @@ mx_block_plan mx_block_scan(const mx_quant *quant, const float *x, size_t n);
 void mx_block_encode_planned(const mx_codec *codec, const mx_quant *quant, mx_block_plan plan,
                              const float *x, size_t n, uint64_t stream, uint64_t index,
                              uint8_t *codes);
+/* The values of a part of a block, from codes [n], one a byte, and its scale. */
 void mx_block_decode_planned(const mx_codec *codec, const uint8_t *codes, uint8_t scale, size_t n,
                              float *out);
 

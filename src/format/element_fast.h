@@ -18,6 +18,7 @@
 
 _Static_assert(FLT_EVAL_METHOD == 0, "fp32 arithmetic must round to fp32");
 
+/* A format with its derived constants, so that loops over elements derive none. */
 typedef struct mx_codec {
     const mx_format *format;
     int32_t fraction_bits; /* f */

@@ -80,6 +80,7 @@ unsigned mx_format_fraction_bits(const mx_format *format);
 double mx_format_min_normal(const mx_format *format);
 double mx_format_min_positive(const mx_format *format);
 
+/* By name; MX_ERR_ARGUMENT, with the names there are, when unknown. */
 mx_status mx_round_parse(const char *name, mx_round *out, mx_error *err);
 mx_status mx_scale_rule_parse(const char *name, mx_scale_rule *out, mx_error *err);
 const char *mx_round_name(mx_round round);

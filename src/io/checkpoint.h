@@ -23,10 +23,12 @@ typedef struct mx_checkpoint mx_checkpoint;
 mx_status mx_checkpoint_open(const char *path, mx_checkpoint **out, mx_error *err);
 void mx_checkpoint_close(mx_checkpoint *checkpoint);
 
+/* As given to mx_checkpoint_open. */
 const char *mx_checkpoint_path(const mx_checkpoint *checkpoint);
 bool mx_checkpoint_is_gguf(const mx_checkpoint *checkpoint);
 /* The GGUF reader (metadata, tokenizer); NULL for a directory. Borrowed. */
 const mx_gguf *mx_checkpoint_gguf(const mx_checkpoint *checkpoint);
+/* Sizes and constants of the model, from either container. */
 const mx_llama_config *mx_checkpoint_config(const mx_checkpoint *checkpoint);
 /* config.json as parsed (borrowed); NULL for GGUF. */
 const json_t *mx_checkpoint_config_json(const mx_checkpoint *checkpoint);
@@ -61,6 +63,7 @@ typedef struct mx_rows {
 /* MX_ERR_FORMAT when the checkpoint has no tensor of that name. */
 mx_status mx_checkpoint_rows(const mx_checkpoint *checkpoint, const char *name, mx_rows *out,
                              mx_error *err);
+/* The stored row that is row `row` of the model. */
 uint64_t mx_rows_source(const mx_rows *rows, uint64_t row);
 /* Pointer to the stored bytes of model row `row`. */
 const uint8_t *mx_rows_at(const mx_rows *rows, uint64_t row);

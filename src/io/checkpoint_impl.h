@@ -27,6 +27,8 @@ struct mx_checkpoint {
     float *rope_factors; /* rope.factors of the config */
 };
 
+/* Fill a checkpoint that has its path, from a directory and from a GGUF file: config
+ * and tensors, not yet held against each other. The caller closes it on failure. */
 mx_status mx_checkpoint_load_dir(mx_checkpoint *checkpoint, mx_error *err);
 mx_status mx_checkpoint_load_gguf(mx_checkpoint *checkpoint, mx_error *err);
 

@@ -4,6 +4,7 @@
 
 #include "base/status.h"
 
+/* What a path is, as far as replacing it is concerned. */
 typedef struct mx_folder_facts {
     bool exists;      /* anything by that name, a dangling link included */
     bool is_dir;      /* a folder itself, not a link to one */
@@ -11,7 +12,9 @@ typedef struct mx_folder_facts {
     bool has_folders; /* one of them is a folder */
 } mx_folder_facts;
 
+/* A path that does not exist is no error: `exists` says so. */
 mx_status mx_folder_look(const char *path, mx_folder_facts *facts, mx_error *err);
+/* True when the folder has an entry of that name, of any kind. */
 bool mx_folder_has(const char *dir, const char *name);
 
 /* MX_OK when `dir` may become an output: absent, an empty folder, or, with

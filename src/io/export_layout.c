@@ -56,6 +56,23 @@ uint64_t mx_checksum_value(const mx_checksum *sum)
     return checksum_word(sum->state, last);
 }
 
+/* Names must differ over all shards, not only within one: readers merge them. */
+static mx_status check_names(const mx_export_layout *layout, mx_error *err)
+{
+    json_t *seen = json_object();
+    mx_status status = seen != NULL ? MX_OK : mx_error_nomem(err, "export", 0);
+    for (size_t i = 0; i < layout->n_plans && status == MX_OK; i++) {
+        const char *name = layout->plans[i].name;
+        if (json_object_get(seen, name) != NULL ||
+            json_object_set_new(seen, name, json_true()) != 0) {
+            status = mx_error_set(err, MX_ERR_ARGUMENT,
+                                  "export: tensor %s: name is taken or not UTF-8", name);
+        }
+    }
+    json_decref(seen);
+    return status;
+}
+
 /* Gives every tensor a shard: in the order given, a new one when the next tensor
  * would not fit. `*n_shards` receives their number. */
 static mx_status assign_shards(mx_export_layout *layout, uint64_t shard_bytes, mx_error *err)
@@ -127,6 +144,7 @@ mx_status mx_export_layout_init(mx_export_layout *layout, const mx_tensor_plan *
     if (layout->slots == NULL) {
         return mx_error_nomem(err, "export", (n_plans + 1) * sizeof *layout->slots);
     }
+    MX_TRY_GOTO(status, check_names(layout, err));
     MX_TRY_GOTO(status, assign_shards(layout, shard_bytes, err));
     layout->shards = calloc(layout->n_shards, sizeof *layout->shards);
     if (layout->shards == NULL) {
@@ -156,8 +174,6 @@ void mx_export_layout_clear(mx_export_layout *layout)
     *layout = (mx_export_layout){0};
 }
 
-/* A name that stands in two shards would be one key here: the count shows it. Within
- * a shard mx_safetensors_header_add has refused it. */
 mx_status mx_export_layout_index(const mx_export_layout *layout, json_t **out, mx_error *err)
 {
     *out = NULL;
@@ -171,12 +187,8 @@ mx_status mx_export_layout_index(const mx_export_layout *layout, json_t **out, m
     }
     json_t *index =
         json_pack("{s:{s:I}, s:o}", "metadata", "total_size", (json_int_t)total, "weight_map", map);
-    if (index != NULL && json_object_size(map) != layout->n_plans) {
+    if (index == NULL || json_object_size(map) != layout->n_plans) {
         json_decref(index);
-        return mx_error_set(err, MX_ERR_ARGUMENT,
-                            "model.safetensors.index.json: two shards hold a tensor of one name");
-    }
-    if (index == NULL) {
         return mx_error_nomem(err, "model.safetensors.index.json", 0);
     }
     *out = index;

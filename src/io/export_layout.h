@@ -28,6 +28,12 @@ typedef struct mx_export_layout {
     uint32_t n_shards;
 } mx_export_layout;
 
+/*
+ * Lays out `plans` [n_plans] (borrowed until clear) in files of at most `shard_bytes`
+ * of data, but for tensors that are larger by themselves. The same plans give the
+ * same bytes. Names given twice, types that safetensors cannot name and sizes beyond
+ * int64 are MX_ERR_ARGUMENT; nothing needs clearing then.
+ */
 mx_status mx_export_layout_init(mx_export_layout *layout, const mx_tensor_plan *plans,
                                 size_t n_plans, uint64_t shard_bytes, mx_error *err);
 void mx_export_layout_clear(mx_export_layout *layout);

@@ -12,13 +12,20 @@
 
 typedef struct mx_gguf mx_gguf;
 
+/*
+ * Open maps the file; parse is the same over bytes in memory that outlive the reader.
+ * Tensors and strings point into them. Structure, bounds and overlaps are checked
+ * (MX_ERR_FORMAT); versions other than 3 are MX_ERR_UNSUPPORTED.
+ */
 mx_status mx_gguf_open(const char *path, mx_gguf **out, mx_error *err);
 mx_status mx_gguf_parse(const uint8_t *data, size_t size, const char *where, mx_gguf **out,
                         mx_error *err);
-void mx_gguf_close(mx_gguf *reader);
+void mx_gguf_close(mx_gguf *reader); /* accepts NULL */
+/* Names the file in messages. */
 const char *mx_gguf_path(const mx_gguf *reader);
 const mx_map *mx_gguf_map(const mx_gguf *reader); /* NULL for mx_gguf_parse */
 
+/* Tensors in the order of their descriptions, and by name (NULL when absent). */
 size_t mx_gguf_count(const mx_gguf *reader);
 const mx_tensor *mx_gguf_at(const mx_gguf *reader, size_t index);
 const mx_tensor *mx_gguf_find(const mx_gguf *reader, const char *name);

@@ -13,11 +13,13 @@
 
 typedef struct mx_safetensors mx_safetensors;
 
+/* Maps the file and checks it whole; tensors point into the mapping. What breaks a rule
+ * is MX_ERR_FORMAT, more dimensions than mxlm has MX_ERR_UNSUPPORTED. */
 mx_status mx_safetensors_open(const char *path, mx_safetensors **out, mx_error *err);
 /* The same over bytes in memory that outlive the reader (for fuzzing). */
 mx_status mx_safetensors_parse(const uint8_t *data, size_t size, const char *where,
                                mx_safetensors **out, mx_error *err);
-void mx_safetensors_close(mx_safetensors *reader);
+void mx_safetensors_close(mx_safetensors *reader); /* accepts NULL */
 
 size_t mx_safetensors_count(const mx_safetensors *reader);
 /* In file order. */
@@ -36,6 +38,7 @@ const mx_map *mx_safetensors_map(const mx_safetensors *reader);
  */
 typedef struct mx_safetensors_writer mx_safetensors_writer;
 
+/* A tensor to be written. */
 typedef struct mx_tensor_plan {
     const char *name;
     mx_dtype dtype; /* F64..F8_E5M2: what safetensors can name */
@@ -43,6 +46,8 @@ typedef struct mx_tensor_plan {
     uint64_t shape[MX_TENSOR_MAX_DIMS];
 } mx_tensor_plan;
 
+/* `metadata` holds keys and values in turn. Plans that cannot be written (a type without
+ * a name, a size beyond int64, a name that is taken) are MX_ERR_ARGUMENT. */
 mx_status mx_safetensors_create(const char *path, const mx_tensor_plan *plans, size_t n_plans,
                                 const char *const *metadata /* [2 * n_metadata] */,
                                 size_t n_metadata, mx_safetensors_writer **out, mx_error *err);

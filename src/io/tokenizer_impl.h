@@ -230,11 +230,13 @@ typedef struct mx_bpe {
 mx_status mx_bpe_create(mx_bpe *bpe, size_t n, mx_error *err);
 void mx_bpe_free(mx_bpe *bpe);
 
+/* A growing list of token ids; the caller frees `data`. */
 typedef struct mx_ids {
     int32_t *data;
     size_t n, capacity;
 } mx_ids;
 
+/* Appends; capacity doubles. */
 mx_status mx_ids_add(mx_ids *ids, int32_t id, mx_error *err);
 
 /* Work space for merging one word; grows to the longest. */
