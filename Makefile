@@ -9,8 +9,8 @@ MXLM = $(BUILD)/mxlm
 export BUILD JOBS LIMIT
 
 .DEFAULT_GOAL := help
-.PHONY: help deps model build run run-full check check-exhaustive sanitize fuzz bench format \
-        format-check install clean
+.PHONY: help deps model build run run-full check check-arm check-exhaustive sanitize fuzz bench \
+        format format-check install clean
 
 help: ## show this list
 	@echo 'make TARGET [BUILD=build] [JOBS=$(JOBS)] [PREFIX=$(PREFIX)]'
@@ -37,6 +37,10 @@ run-full: ## the same over all 5,153 documents of lambada_openai
 check: ## everything that passes or fails
 	@scripts/install-deps.sh
 	@scripts/check.sh
+
+check-arm: ## cross-compile for 64-bit ARM and test under qemu (4 minutes)
+	@scripts/install-deps.sh arm
+	@scripts/check-arm.sh
 
 check-exhaustive: ## all 2^32 floats through the formats (long)
 	@scripts/check.sh exhaustive

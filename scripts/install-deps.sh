@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Installs the Debian / Ubuntu packages that mxlm needs and this machine lacks.
-# usage: scripts/install-deps.sh [fuzz]     (fuzz: what `make fuzz` needs besides)
+# usage: scripts/install-deps.sh [fuzz | arm]
+#   fuzz, arm: what `make fuzz`, `make check-arm` need besides
 # With everything in place it says nothing, needs no network and no rights, and
 # works on any distribution.
 set -euo pipefail
@@ -44,6 +45,11 @@ if [ "${1:-}" = fuzz ]; then
         version=$(clang -dumpversion)
         need "libclang-rt-${version%%.*}-dev" "libFuzzer's run-time library"
     fi
+fi
+if [ "${1:-}" = arm ]; then
+    need_command aarch64-linux-gnu-gcc gcc-aarch64-linux-gnu "compiles for 64-bit ARM"
+    command -v qemu-aarch64-static >/dev/null 2>&1 ||
+        need_command qemu-aarch64 qemu-user "runs what was compiled for ARM"
 fi
 
 if [ ${#missing[@]} -eq 0 ]; then
