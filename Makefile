@@ -38,7 +38,7 @@ check: ## everything that passes or fails
 	@scripts/install-deps.sh
 	@scripts/check.sh
 
-check-arm: ## cross-compile for 64-bit ARM and test under qemu (4 minutes)
+check-arm: ## cross-compile for 64-bit ARM and test under qemu (about 5 minutes)
 	@scripts/install-deps.sh arm
 	@scripts/check-arm.sh
 
