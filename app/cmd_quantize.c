@@ -3,10 +3,15 @@
 #include "numeric.h"
 #include "progress.h"
 
+#include <stdlib.h>
+
 typedef struct quantize_args {
     const char *out;
     int threads;
     bool resume, overwrite;
+    const char *method, *calib;
+    uint32_t calib_samples, calib_length, search_range;
+    float damp;
     app_numeric numeric;
 } quantize_args;
 
@@ -24,10 +29,19 @@ static int quantize(const app_command *command, const char *model, quantize_args
     if (code != APP_GO) {
         return code;
     }
+    /* A whole number, as app_numeric_specs has found. */
+    uint64_t seed = args->numeric.seed != NULL ? strtoull(args->numeric.seed, NULL, 10) : 0;
     const mx_quantize_options options = {
         .resume = args->resume,
         .overwrite = args->overwrite,
         .threads = args->threads,
+        .method = args->method,
+        .calib_path = args->calib,
+        .calib_samples = args->calib_samples,
+        .calib_length = args->calib_length,
+        .seed = seed,
+        .damp = args->damp,
+        .search_range = args->search_range,
     };
     mx_error err = {0};
     char *summary = NULL;
@@ -49,7 +63,20 @@ int app_quantize(int argc, char **argv)
     const app_option options[] = {
         {"out", 'o', APP_TEXT, &args.out, "DIR", "the directory to write (required)"},
         APP_NUMERIC_ROWS(args.numeric, "mxfp4_e2m1", "mxfp6_e2m3"),
-        APP_SEED_ROW(args.numeric),
+        {"method", 'm', APP_TEXT, &args.method, "NAME",
+         "how codes are chosen: rtn (round to nearest), search\n"
+         "(exponents) or gptq (error feedback) (rtn)"},
+        {"calib", 0, APP_TEXT, &args.calib, "FILE.txt",
+         "calibration text of search and gptq (sampled from MODEL)"},
+        {"calib-samples", 0, APP_U32, &args.calib_samples, "N", "windows of it (256)"},
+        {"calib-length", 0, APP_U32, &args.calib_length, "N", "tokens of a window (512)"},
+        {"search-range", 0, APP_U32, &args.search_range, "N",
+         "exponents tried each way beside the rule's (1)"},
+        {"damp", 0, APP_REAL, &args.damp, "X",
+         "gptq: share of the moments' mean added to their\n"
+         "diagonal (0.01)"},
+        {"seed", 0, APP_TEXT, &args.numeric.seed, "N",
+         "seed of --round dither and of calibration (0)"},
         {"resume", 0, APP_FLAG, &args.resume, NULL, "continue an interrupted run"},
         {"overwrite", 0, APP_FLAG, &args.overwrite, NULL, "replace a finished DIR"},
         {"threads", 0, APP_THREADS, &args.threads, "N", "threads (all cores)"},

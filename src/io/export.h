@@ -42,6 +42,10 @@ mx_status mx_export_open(const char *dir, const mx_tensor_plan *plans, size_t n_
  * checked); `*note` (may be NULL) is what mx_export_end recorded, borrowed. */
 bool mx_export_has(const mx_export *export, size_t index, const json_t **note);
 
+/* Reads back a finished tensor's bytes, all `size` of them. */
+mx_status mx_export_read(const mx_export *export, size_t index, void *out, size_t size,
+                         mx_error *err);
+
 /* Writes tensor `index`, in any order of tensors: begin, its bytes in pieces,
  * end. `note` (may be NULL) is kept in the state file, for reports. */
 mx_status mx_export_begin(mx_export *export, size_t index, mx_error *err);

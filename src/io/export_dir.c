@@ -431,6 +431,25 @@ bool mx_export_has(const mx_export *export, size_t index, const json_t **note)
     return export->done[index];
 }
 
+mx_status mx_export_read(const mx_export *export, size_t index, void *out, size_t size,
+                         mx_error *err)
+{
+    const mx_export_slot *slot = &export->layout.slots[index];
+    if (!export->done[index] || size != slot->size) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "%s: tensor %zu read out of turn",
+                            export->partial, index);
+    }
+    for (size_t at = 0; at < size;) {
+        ssize_t n = pread(export->fds[slot->shard], (char *)out + at, size - at,
+                          (off_t)(slot->offset + at));
+        if (n <= 0) {
+            return io_error(export->partial, export->layout.shards[slot->shard].name, "read", err);
+        }
+        at += (size_t)n;
+    }
+    return MX_OK;
+}
+
 mx_status mx_export_begin(mx_export *export, size_t index, mx_error *err)
 {
     if (export->current != NO_TENSOR || index >= export->layout.n_plans || export->done[index]) {

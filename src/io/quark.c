@@ -465,7 +465,13 @@ static mx_status parse_mxlm(const json_t *object, const mx_llama_config *config,
     if (version != MXLM_VERSION) {
         return refuse(place, "version", err);
     }
-    MX_TRY(mx_json_get_string(mxlm, "method", place, true, NULL, method, err));
+    const json_t *named = json_object_get(mxlm, "method");
+    if (json_is_object(named)) {
+        snprintf(place, sizeof place, "%s: quantization_config.mxlm.method", where);
+        MX_TRY(mx_json_get_string(named, "name", place, true, NULL, method, err));
+    } else {
+        MX_TRY(mx_json_get_string(mxlm, "method", place, true, NULL, method, err));
+    }
     snprintf(place, sizeof place, "%s: quantization_config.mxlm.specs", where);
     MX_TRY(mx_specs_from_json(json_object_get(mxlm, "specs"), place, out, err));
     json_t *expected = NULL;

@@ -4,6 +4,8 @@
  * `X.weight_scale` [out][blocks] (reference notes: interop). mxlm adds an object
  * "mxlm": {"version": 1, "specs": <mx_specs_to_json>, "method": "rtn"}, which is
  * then the full numeric contract; Quark's own files are read from Quark's fields.
+ * A method with parameters is an object, {"name": "gptq", ...}: how the codes were
+ * found, which no reader needs.
  */
 #ifndef MX_IO_QUARK_H
 #define MX_IO_QUARK_H

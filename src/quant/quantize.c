@@ -3,13 +3,17 @@
  * codes are in memory at a time; source pages are dropped once used.
  */
 #define _GNU_SOURCE
+#include "quant/layerwise.h"
 #include "quant/quantize_plan.h"
 
 #include "base/clock.h"
+#include "base/file.h"
 #include "base/str.h"
+#include "quant/spill.h"
 
 #include <limits.h>
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -28,6 +32,11 @@ typedef struct run {
     uint64_t bytes_done; /* of the source */
     uint8_t *work;       /* [work_size]: codes and scales, or a chunk of rows */
     size_t work_size;
+    const mx_method *method;
+    const mx_quantize_options *options;
+    const char *model_path;
+    char *out_dir_parent;            /* for spilled hidden states; owned */
+    const mx_quantize_item **packed; /* [layers][MX_PROJ_COUNT], owned; NULL: rtn */
     mx_quantize_stats stats;
 } run;
 
@@ -121,19 +130,23 @@ static void add_stats(run *r, const mx_quantize_item *item, double signal, doubl
     }
 }
 
+static size_t item_code_bytes(const run *r, const mx_quantize_item *item)
+{
+    return item->rows.n_rows * mx_row_code_bytes(&r->specs->weights, item->rows.n_cols);
+}
+
 /*
- * Quantizes a projection. The scales are written first: the tensor that ends an
+ * Writes a quantized projection. The scales come first: the tensor that ends an
  * item carries the figures of the whole, and is the last to be recorded.
  */
-static mx_status quantize_item(run *r, const mx_quantize_item *item, mx_error *err)
+static mx_status store_item(run *r, const mx_quantize_item *item, const uint8_t *codes,
+                            const uint8_t *scales, mx_error *err)
 {
     const mx_quant *quant = &r->specs->weights;
     const mx_rows *rows = &item->rows;
-    size_t code_bytes = rows->n_rows * mx_row_code_bytes(quant, rows->n_cols);
+    size_t code_bytes = item_code_bytes(r, item);
     size_t scale_bytes = rows->n_rows * mx_row_scale_count(quant, rows->n_cols);
-    uint8_t *codes = r->work, *scales = r->work + code_bytes;
     double signal = 0, noise = 0;
-    MX_TRY(mx_rtn_rows(rows, quant, r->team, codes, scales, err));
     MX_TRY(mx_rtn_noise(rows, quant, r->team, codes, scales, &signal, &noise, err));
     if (item->action == MX_ITEM_PACK && !mx_export_has(r->export, item->plan + 1, NULL)) {
         MX_TRY(mx_export_begin(r->export, item->plan + 1, err));
@@ -151,6 +164,13 @@ done:
     return status;
 }
 
+static mx_status quantize_item(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    uint8_t *codes = r->work, *scales = r->work + item_code_bytes(r, item);
+    MX_TRY(mx_rtn_rows(&item->rows, &r->specs->weights, r->team, codes, scales, err));
+    return store_item(r, item, codes, scales, err);
+}
+
 static mx_status write_item(run *r, const mx_quantize_item *item, mx_error *err)
 {
     if (item->action == MX_ITEM_PACK || item->action == MX_ITEM_CAST) {
@@ -163,12 +183,17 @@ static mx_status write_item(run *r, const mx_quantize_item *item, mx_error *err)
 
 /* ---- the run ----------------------------------------------------------------- */
 
+static bool is_finished(const run *r, const mx_quantize_item *item, const json_t **note)
+{
+    return mx_export_has(r->export, item->plan, note) &&
+           (item->action != MX_ITEM_PACK || mx_export_has(r->export, item->plan + 1, NULL));
+}
+
 /* Counts an item that an earlier run finished; false when there is none. */
 static bool take_finished(run *r, const mx_quantize_item *item)
 {
     const json_t *note = NULL;
-    if (!mx_export_has(r->export, item->plan, &note) ||
-        (item->action == MX_ITEM_PACK && !mx_export_has(r->export, item->plan + 1, NULL))) {
+    if (!is_finished(r, item, &note)) {
         return false;
     }
     if (item->action == MX_ITEM_PACK || item->action == MX_ITEM_CAST) {
@@ -184,7 +209,8 @@ static mx_status write_items(run *r, mx_error *err)
     for (size_t i = 0; i < r->plan.n_items; i++) {
         const mx_quantize_item *item = &r->plan.items[i];
         MX_TRY(report_progress(r, 0, err));
-        if (!take_finished(r, item)) {
+        bool later = r->packed != NULL && item->action == MX_ITEM_PACK;
+        if (!take_finished(r, item) && !later) {
             MX_TRY(write_item(r, item, err));
             mx_checkpoint_drop(r->checkpoint, item->rows.tensor);
         }
@@ -192,6 +218,100 @@ static mx_status write_items(run *r, mx_error *err)
         r->bytes_done += item->rows.tensor->size;
     }
     return report_progress(r, 0, err);
+}
+
+/* ---- methods with calibration -------------------------------------------------- */
+
+static const mx_quantize_item *packed_item(const run *r, uint32_t layer, mx_projection projection)
+{
+    return r->packed[(size_t)layer * MX_PROJ_COUNT + projection];
+}
+
+static bool sink_has(void *ctx, uint32_t layer, mx_projection projection)
+{
+    const run *r = ctx;
+    return is_finished(r, packed_item(r, layer, projection), NULL);
+}
+
+static mx_status sink_load(void *ctx, uint32_t layer, mx_projection projection, uint8_t *packed,
+                           mx_error *err)
+{
+    const run *r = ctx;
+    const mx_quantize_item *item = packed_item(r, layer, projection);
+    size_t code_bytes = item_code_bytes(r, item);
+    MX_TRY(mx_export_read(r->export, item->plan, packed, code_bytes, err));
+    return mx_export_read(r->export, item->plan + 1, packed + code_bytes,
+                          item->bytes_out - code_bytes, err);
+}
+
+static mx_status sink_store(void *ctx, uint32_t layer, mx_projection projection,
+                            const uint8_t *codes, const uint8_t *scales, mx_error *err)
+{
+    run *r = ctx;
+    return store_item(r, packed_item(r, layer, projection), codes, scales, err);
+}
+
+/* Where each layer's projections are among the items. */
+static mx_status index_packed(run *r, mx_error *err)
+{
+    uint32_t layers = mx_checkpoint_config(r->checkpoint)->layers;
+    r->packed = calloc((size_t)layers * MX_PROJ_COUNT, sizeof *r->packed);
+    if (r->packed == NULL) {
+        return mx_error_nomem(err, "layers", (size_t)layers * MX_PROJ_COUNT * sizeof *r->packed);
+    }
+    for (size_t i = 0; i < r->plan.n_items; i++) {
+        const mx_quantize_item *item = &r->plan.items[i];
+        unsigned layer;
+        if (item->action != MX_ITEM_PACK ||
+            sscanf(item->rows.tensor->name, "model.layers.%u.", &layer) != 1 || layer >= layers) {
+            continue;
+        }
+        for (int p = 0; p < MX_PROJ_COUNT; p++) {
+            char name[96];
+            mx_projection_name(layer, (mx_projection)p, name);
+            size_t length = strlen(name);
+            if (strncmp(item->rows.tensor->name, name, length) == 0 &&
+                strcmp(item->rows.tensor->name + length, ".weight") == 0) {
+                r->packed[(size_t)layer * MX_PROJ_COUNT + (size_t)p] = item;
+            }
+        }
+    }
+    return MX_OK;
+}
+
+static mx_layerwise layerwise_job(run *r)
+{
+    const mx_quantize_options *options = r->options;
+    return (mx_layerwise){
+        .model_path = r->model_path,
+        .specs = r->specs,
+        .method = r->method,
+        .settings = mx_quantize_method_settings(options),
+        .calib_path = options->calib_path,
+        .samples = options->calib_samples > 0 ? options->calib_samples : MX_CALIB_SAMPLES,
+        .length = options->calib_length > 0 ? options->calib_length : MX_CALIB_LENGTH,
+        .seed = options->seed,
+        .threads = options->threads,
+        .spill_dir = r->out_dir_parent,
+        .spill_limit = MX_SPILL_LIMIT,
+        .watch = r->watch,
+        .sink = {.ctx = r, .has = sink_has, .load = sink_load, .store = sink_store},
+    };
+}
+
+static mx_status calibrate(run *r, mx_error *err)
+{
+    mx_layerwise job = layerwise_job(r);
+    MX_TRY(mx_layerwise_run(&job, err));
+    char source[160] = "text sampled from the model itself, temperature 1";
+    if (job.calib_path != NULL) {
+        snprintf(source, sizeof source, "%.100s, %llu tokens", mx_path_base(job.calib_path),
+                 (unsigned long long)job.source_tokens);
+    }
+    snprintf(r->stats.calibration, sizeof r->stats.calibration,
+             "calibrated on %u windows of %u tokens (%s), seed %llu", job.windows, job.length,
+             source, (unsigned long long)job.seed);
+    return MX_OK;
 }
 
 /* The one buffer of the run: the largest projection's output, or a chunk. */
@@ -260,19 +380,53 @@ static mx_status run_export(run *r, const char *out_dir, const mx_export_options
                             mx_error *err)
 {
     json_t *settings = NULL;
-    MX_TRY(mx_quantize_settings(r->checkpoint, r->specs, &settings, err));
+    json_t *method = NULL;
     mx_status status;
+    MX_TRY_GOTO(status, mx_quantize_method_json(r->method, r->options, &method, err));
+    MX_TRY_GOTO(status, mx_quantize_settings(r->checkpoint, r->specs, method,
+                                             r->options->calib_path, &settings, err));
     MX_TRY_GOTO(status, mx_export_open(out_dir, r->plan.tensors, r->plan.n_tensors, settings,
                                        options, &r->export, err));
     /* A tokenizer that cannot be written fails the run before the long part. */
     MX_TRY_GOTO(status, mx_quantize_write_tokenizer(r->checkpoint, r->export, err));
     MX_TRY_GOTO(status, write_items(r, err));
+    if (r->packed != NULL) {
+        MX_TRY_GOTO(status, calibrate(r, err));
+    }
     /* Last: a folder without it does not open as a model. */
-    MX_TRY_GOTO(status, mx_quantize_write_config(r->checkpoint, r->specs, r->export, err));
+    MX_TRY_GOTO(status, mx_quantize_write_config(r->checkpoint, r->specs, method, r->export, err));
     status = mx_export_commit(r->export, err);
 done:
     json_decref(settings);
+    json_decref(method);
     return status;
+}
+
+/* Takes the method, and what it needs beside round-to-nearest. */
+static mx_status prepare_method(run *r, const char *out_dir, mx_error *err)
+{
+    MX_TRY(
+        mx_method_find(r->options->method != NULL ? r->options->method : "rtn", &r->method, err));
+    r->stats.method = r->method->name;
+    if (r->method->quantize == NULL) {
+        return MX_OK;
+    }
+    if (!mx_quant_is_scaled(&r->specs->weights)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "quantize: method %s needs weights with shared scales, not %s",
+                            r->method->name, r->specs->weights.format->name);
+    }
+    MX_TRY(mx_method_check_rounding(&r->specs->weights, err));
+    /* Beside DIR: the file system that is to hold the result. */
+    size_t length = strlen(out_dir);
+    while (length > 0 && out_dir[length - 1] == '/') {
+        length--;
+    }
+    while (length > 0 && out_dir[length - 1] != '/') {
+        length--;
+    }
+    r->out_dir_parent = length > 0 ? mx_str_copy(out_dir, length) : mx_str_copy(".", 1);
+    return r->out_dir_parent != NULL ? index_packed(r, err) : mx_error_nomem(err, out_dir, length);
 }
 
 mx_status mx_quantize_write(const char *model_path, const char *out_dir, const mx_specs *specs,
@@ -280,7 +434,11 @@ mx_status mx_quantize_write(const char *model_path, const char *out_dir, const m
                             mx_watch watch, char **summary, mx_error *err)
 {
     mx_checkpoint *checkpoint = NULL;
-    run r = {.specs = specs, .watch = watch, .start = mx_clock_seconds()};
+    run r = {.specs = specs,
+             .watch = watch,
+             .options = options,
+             .model_path = model_path,
+             .start = mx_clock_seconds()};
     mx_export_options export_options = {
         .resume = options->resume, .overwrite = options->overwrite, .shard_bytes = shard_bytes};
     mx_status status;
@@ -294,6 +452,7 @@ mx_status mx_quantize_write(const char *model_path, const char *out_dir, const m
     MX_TRY_GOTO(status, mx_team_create(options->threads, &r.team, err));
     MX_TRY_GOTO(status, mx_quantize_plan_init(&r.plan, checkpoint, specs, r.team, err));
     MX_TRY_GOTO(status, alloc_work(&r, err));
+    MX_TRY_GOTO(status, prepare_method(&r, out_dir, err));
     MX_TRY_GOTO(status, run_export(&r, out_dir, &export_options, err));
     r.stats.seconds = mx_clock_seconds() - r.start;
     if (summary != NULL) {
@@ -303,6 +462,8 @@ done:
     /* What a stopped run or a full disk left can be resumed; bad data cannot. */
     mx_export_close(r.export, status == MX_ERR_CANCELLED || status == MX_ERR_IO);
     free(r.work);
+    free(r.packed);
+    free(r.out_dir_parent);
     mx_quantize_plan_clear(&r.plan);
     mx_team_free(r.team);
     mx_checkpoint_close(checkpoint);

@@ -155,7 +155,7 @@ mx_status mx_quantize_write_tokenizer(const mx_checkpoint *checkpoint, mx_export
 }
 
 mx_status mx_quantize_write_config(const mx_checkpoint *checkpoint, const mx_specs *specs,
-                                   mx_export *export, mx_error *err)
+                                   const json_t *method, mx_export *export, mx_error *err)
 {
     const mx_llama_config *config = mx_checkpoint_config(checkpoint);
     const json_t *source = mx_checkpoint_config_json(checkpoint);
@@ -172,6 +172,8 @@ mx_status mx_quantize_write_config(const mx_checkpoint *checkpoint, const mx_spe
     json_object_del(root, "quantization_config"); /* null at most: the source is unquantized */
     if (mx_quant_is_scaled(&specs->weights)) {
         MX_TRY_GOTO(status, mx_quark_to_json(specs, config, "rtn", &quantization, err));
+        json_object_set(json_object_get(quantization, "mxlm"), "method",
+                        (json_t *)(uintptr_t)method);
         json_object_set(root, "quantization_config", quantization);
     }
     status = write_json(export, "config.json", root, err);
@@ -214,7 +216,8 @@ static mx_status source_files(const mx_checkpoint *checkpoint, json_t *files, mx
     return status;
 }
 
-mx_status mx_quantize_settings(const mx_checkpoint *checkpoint, const mx_specs *specs, json_t **out,
+mx_status mx_quantize_settings(const mx_checkpoint *checkpoint, const mx_specs *specs,
+                               const json_t *method, const char *calib_path, json_t **out,
                                mx_error *err)
 {
     *out = NULL;
@@ -222,8 +225,11 @@ mx_status mx_quantize_settings(const mx_checkpoint *checkpoint, const mx_specs *
     json_t *files = json_object();
     mx_status status;
     MX_TRY_GOTO(status, source_files(checkpoint, files, err));
+    if (calib_path != NULL) {
+        MX_TRY_GOTO(status, add_file_identity(files, calib_path, err));
+    }
     MX_TRY_GOTO(status, mx_specs_to_json(specs, &contract, err));
-    *out = json_pack("{s:O, s:O, s:s}", "specs", contract, "source", files, "method", "rtn");
+    *out = json_pack("{s:O, s:O, s:O}", "specs", contract, "source", files, "method", method);
     if (*out == NULL) {
         status = mx_error_nomem(err, "settings", 0);
     }

@@ -3,7 +3,16 @@
 #define MX_QUANT_QUANTIZE_PLAN_H
 
 #include "io/export.h"
+#include "quant/method.h"
 #include "quant/quantize.h"
+
+/* Defaults of calibration and of its methods. Making up for earlier layers' errors
+ * is off: on SmolLM2-135M it fitted the calibration text and hurt others. */
+#define MX_CALIB_SAMPLES 256u
+#define MX_CALIB_LENGTH 512u
+#define MX_METHOD_DAMP 0.01
+#define MX_METHOD_CORRECTION 0.0
+#define MX_METHOD_RESIDUAL 0.0
 
 typedef enum mx_item_action {
     MX_ITEM_COPY,   /* bytes as stored, GGUF's row permutation undone */
@@ -52,14 +61,22 @@ mx_status mx_expand_rows(const mx_rows *rows, size_t begin, size_t end, mx_dtype
 /* tokenizer.json and the like: copied from a directory, made from a GGUF file. */
 mx_status mx_quantize_write_tokenizer(const mx_checkpoint *checkpoint, mx_export *export,
                                       mx_error *err);
-/* config.json: the source's, with quantization_config when weights are MX. */
+/* config.json: the source's, with quantization_config when weights are MX. `method`
+ * is a name, or an object of the name and its parameters. */
 mx_status mx_quantize_write_config(const mx_checkpoint *checkpoint, const mx_specs *specs,
-                                   mx_export *export, mx_error *err);
+                                   const json_t *method, mx_export *export, mx_error *err);
 
-/* What decides the output: source files, specs, method; a run is resumed only
+/* What decides the output: source files, calibration text, specs, method; a run is resumed only
  * when they are equal. New reference. */
-mx_status mx_quantize_settings(const mx_checkpoint *checkpoint, const mx_specs *specs, json_t **out,
+mx_status mx_quantize_settings(const mx_checkpoint *checkpoint, const mx_specs *specs,
+                               const json_t *method, const char *calib_path, json_t **out,
                                mx_error *err);
+
+/* The method's settings, defaults filled in; and the record of method, settings and
+ * calibration: a string for rtn, an object {"name", ...} else. New reference. */
+mx_method_settings mx_quantize_method_settings(const mx_quantize_options *options);
+mx_status mx_quantize_method_json(const mx_method *method, const mx_quantize_options *options,
+                                  json_t **out, mx_error *err);
 
 /* Cost and gain of a run, for the summary. */
 typedef struct mx_quantize_stats {
@@ -71,6 +88,8 @@ typedef struct mx_quantize_stats {
     double lowest_sqnr;            /* in dB */
     const char *lowest_name;       /* the projection that has it; NULL: none was noisy */
     size_t n_resumed;              /* tensors taken over from an interrupted run */
+    const char *method;            /* "rtn" */
+    char calibration[256];         /* one line on what it saw; "" for rtn */
     double seconds;
 } mx_quantize_stats;
 

@@ -31,6 +31,9 @@ mx_status mx_quantize_report(const mx_quantize_plan *plan, const mx_quantize_sta
     MX_TRY(mx_specs_describe(specs, &description, err));
     double weights = (double)stats->weights;
     mx_str_addf(&text, "%s\n  settings     %s\n", out_dir, description);
+    if (stats->calibration[0] != '\0') {
+        mx_str_addf(&text, "  method       %s; %s\n", stats->method, stats->calibration);
+    }
     mx_str_addf(&text,
                 "  projections  %zu, %.1f M weights: %.1f MB as stored, %.1f MB now "
                 "(%.3f bits a weight)",

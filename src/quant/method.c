@@ -1,0 +1,63 @@
+#include "quant/method.h"
+
+#include "base/str.h"
+
+#include <math.h>
+#include <string.h>
+
+#define MX_METHOD(name) extern const mx_method mx_method_##name;
+#include "quant/methods.def"
+#undef MX_METHOD
+
+static const mx_method *const methods[] = {
+#define MX_METHOD(name) &mx_method_##name,
+#include "quant/methods.def"
+#undef MX_METHOD
+};
+
+/* Direct cast: mx_rtn_rows, tensor by tensor. */
+const mx_method mx_method_rtn = {.name = "rtn", .needs = MX_NEEDS_NOTHING};
+
+mx_status mx_method_find(const char *name, const mx_method **out, mx_error *err)
+{
+    *out = NULL;
+    mx_str known = {0};
+    for (size_t i = 0; i < MX_COUNT(methods); i++) {
+        if (strcmp(methods[i]->name, name) == 0) {
+            *out = methods[i];
+        }
+        mx_str_addf(&known, "%s%s", i > 0 ? ", " : "", methods[i]->name);
+    }
+    mx_status status = MX_OK;
+    if (*out == NULL) {
+        status = mx_error_set(err, MX_ERR_ARGUMENT, "method: unknown \"%s\"; known are %s", name,
+                              known.failed ? "" : known.data);
+    }
+    mx_str_free(&known);
+    return status;
+}
+
+int mx_method_offset(int i)
+{
+    int distance = (i + 1) / 2;
+    return i % 2 == 1 ? -distance : distance;
+}
+
+mx_status mx_method_check_rounding(const mx_quant *quant, mx_error *err)
+{
+    if (quant->round == MX_ROUND_NEAREST || quant->round == MX_ROUND_EVEN) {
+        return MX_OK;
+    }
+    return mx_error_set(err, MX_ERR_UNSUPPORTED,
+                        "method: weights are rounded to the nearest value; round %s goes with rtn",
+                        mx_round_name(quant->round));
+}
+
+uint8_t mx_method_round(const mx_quant *quant, double w, uint8_t scale, double *value)
+{
+    const mx_format *format = quant->format;
+    int exponent = (int)scale - MX_E8M0_BIAS;
+    uint32_t code = format->encode(format, ldexp(w, -exponent), quant->round, 0);
+    *value = ldexp((double)format->decode(format, code), exponent);
+    return (uint8_t)code;
+}

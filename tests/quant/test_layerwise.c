@@ -1,0 +1,269 @@
+/*
+ * Whole runs with calibration: the same bytes for any threads and after any
+ * interruption, what the checkpoint says of them, and texts that do not do.
+ */
+#include "quant/quant_fixture.h"
+
+#include "base/json.h"
+#include "quant/calibration.h"
+#include "quant/spill.h"
+
+#include <math.h>
+#include <signal.h>
+#include <sys/wait.h>
+
+static char model[FIXTURE_PATH];
+
+static void write_text(const char *path, const char *words, int times)
+{
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    for (int i = 0; i < times; i++) {
+        fprintf(file, "%s %d\n", words, i);
+    }
+    assert_int_equal(fclose(file), 0);
+}
+
+static const char *calib_text(void)
+{
+    const char *path = fixture_path("calib.txt");
+    write_text(path, "the cat sat on a mat and the dog ran", 60);
+    return path;
+}
+
+static fixture_run make_run(const char *method, const char *calib, int threads)
+{
+    return (fixture_run){.options = {.method = method,
+                                     .calib_path = calib,
+                                     .calib_samples = 6,
+                                     .calib_length = 16,
+                                     .seed = 7,
+                                     .threads = threads}};
+}
+
+static void check_threads(const char *method, const char *calib)
+{
+    mx_error err = {0};
+    const char *one = fixture_path("one"), *three = fixture_path("three");
+    char *summary;
+    fixture_ok(fixture_quantize(model, one, make_run(method, calib, 1), &summary, &err), err);
+    assert_non_null(strstr(summary, "calibrated on 6 windows of 16 tokens"));
+    assert_true((strstr(summary, "sampled from the model") != NULL) == (calib == NULL));
+    free(summary);
+    fixture_ok(fixture_quantize(model, three, make_run(method, calib, 3), NULL, &err), err);
+    fixture_same_folders(one, three);
+    mx_checkpoint *checkpoint = fixture_open(one);
+    assert_string_equal(mx_checkpoint_method(checkpoint), method);
+    mx_checkpoint_close(checkpoint);
+    fixture_remove(one);
+    fixture_remove(three);
+}
+
+static void test_threads(void **state)
+{
+    (void)state;
+    check_threads("search", calib_text());
+    check_threads("gptq", calib_text());
+    check_threads("gptq", NULL);
+}
+
+/* The methods differ from rtn and from each other, and record their settings. */
+static void test_record(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    const char *out = fixture_path("record");
+    fixture_run run = make_run("gptq", calib_text(), 1);
+    run.options.damp = 0.25F;
+    fixture_ok(fixture_quantize(model, out, run, NULL, &err), err);
+    char *path = mx_path_join(out, "config.json");
+    json_t *config;
+    fixture_ok(mx_json_load(path, (size_t)1 << 20, &config, &err), err);
+    const json_t *mxlm = json_object_get(json_object_get(config, "quantization_config"), "mxlm");
+    const json_t *method = json_object_get(mxlm, "method");
+    assert_string_equal(json_string_value(json_object_get(method, "name")), "gptq");
+    assert_string_equal(json_string_value(json_object_get(method, "calibration")), "calib.txt");
+    assert_int_equal(json_integer_value(json_object_get(method, "samples")), 6);
+    assert_int_equal(json_integer_value(json_object_get(method, "length")), 16);
+    assert_int_equal(json_integer_value(json_object_get(method, "seed")), 7);
+    assert_true(json_number_value(json_object_get(method, "damp")) == 0.25);
+    json_decref(config);
+    free(path);
+    fixture_remove(out);
+}
+
+/* ---- interruptions --------------------------------------------------------------- */
+
+typedef struct stop {
+    int calls, at;
+    bool die;
+} stop;
+
+static bool stop_watch(void *ctx, const mx_progress *progress)
+{
+    stop *s = ctx;
+    assert_true(progress->done <= progress->total && progress->work_done <= progress->work_total);
+    if (s->calls++ != s->at) {
+        return true;
+    }
+    if (s->die) {
+        raise(SIGKILL);
+    }
+    return false;
+}
+
+static mx_status run_stopped(const char *out, stop *s, bool resume, mx_error *err)
+{
+    fixture_run run = make_run("gptq", fixture_path("calib.txt"), 1);
+    run.options.resume = resume;
+    run.watch = (mx_watch){stop_watch, s};
+    return fixture_quantize(model, out, run, NULL, err);
+}
+
+static void test_resume(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    stop never = {.at = -1};
+    const char *whole = fixture_path("whole"), *out = fixture_path("out");
+    calib_text();
+    fixture_ok(run_stopped(whole, &never, false, &err), err);
+    assert_true(never.calls > 20);
+    for (int at = 1; at < never.calls; at += 3) {
+        stop s = {.at = at};
+        assert_int_equal(run_stopped(out, &s, true, &err), MX_ERR_CANCELLED);
+        stop go = {.at = -1};
+        fixture_ok(run_stopped(out, &go, true, &err), err);
+        fixture_same_folders(whole, out);
+        fixture_remove(out);
+    }
+    fixture_remove(whole);
+}
+
+static void test_killed(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    stop never = {.at = -1};
+    const char *whole = fixture_path("whole"), *out = fixture_path("out");
+    calib_text();
+    fixture_ok(run_stopped(whole, &never, false, &err), err);
+    for (int at = never.calls / 2; at < never.calls; at += never.calls / 4) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            stop s = {.at = at, .die = true};
+            run_stopped(out, &s, false, NULL);
+            _exit(1);
+        }
+        int how = 0;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+        stop go = {.at = -1};
+        fixture_ok(run_stopped(out, &go, true, &err), err);
+        fixture_same_folders(whole, out);
+        fixture_remove(out);
+    }
+    fixture_remove(whole);
+}
+
+/* ---- texts ------------------------------------------------------------------------ */
+
+static void test_texts(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    const char *path = fixture_path("text.txt"), *out = fixture_path("none");
+    write_text(path, "", 0);
+    fixture_fails(fixture_quantize(model, out, make_run("gptq", path, 1), NULL, &err),
+                  MX_ERR_ARGUMENT, "0 tokens is shorter than one window of 16", err);
+    write_text(path, "a", 1);
+    fixture_fails(fixture_quantize(model, out, make_run("search", path, 1), NULL, &err),
+                  MX_ERR_ARGUMENT, "is shorter than one window of 16", err);
+    fixture_fails(fixture_quantize(model, out, make_run("gptq", "/nowhere.txt", 1), NULL, &err),
+                  MX_ERR_IO, "/nowhere.txt", err);
+    FILE *file = fopen(path, "w");
+    assert_non_null(file);
+    fputs("\xFF\xFE not text", file);
+    fclose(file);
+    fixture_fails(fixture_quantize(model, out, make_run("gptq", path, 1), NULL, &err),
+                  MX_ERR_FORMAT, "text.txt", err);
+    fixture_run run = make_run("gptq", calib_text(), 1);
+    run.options.calib_length = 1u << 20;
+    fixture_fails(fixture_quantize(model, out, run, NULL, &err), MX_ERR_ARGUMENT, "positions", err);
+    run = make_run("gptq", NULL, 1);
+    run.settings = "weights=bf16";
+    fixture_fails(fixture_quantize(model, out, run, NULL, &err), MX_ERR_ARGUMENT,
+                  "needs weights with shared scales", err);
+    assert_false(mx_path_is_dir(out));
+}
+
+/* One window, fewer than asked for, is enough for a sound result. */
+static void test_one_window(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    const char *path = fixture_path("short.txt"), *out = fixture_path("short");
+    char *summary;
+    write_text(path, "the cat sat on", 3);
+    fixture_run run = make_run("gptq", path, 1);
+    fixture_ok(fixture_quantize(model, out, run, &summary, &err), err);
+    free(summary);
+    mx_checkpoint_close(fixture_open(out));
+    fixture_remove(out);
+}
+
+/* Windows do not overlap, and a seed has its own. */
+static void test_windows(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    mx_model *opened;
+    mx_windows a, b, c;
+    const char *path = calib_text();
+    fixture_ok(mx_model_open(model, 1, &opened, &err), err);
+    fixture_ok(mx_windows_read(opened, path, 5, 16, 1, &a, &err), err);
+    fixture_ok(mx_windows_read(opened, path, 5, 16, 1, &b, &err), err);
+    fixture_ok(mx_windows_read(opened, path, 5, 16, 2, &c, &err), err);
+    assert_true(a.n == 5 && a.length == 16 && a.source_tokens > 80);
+    assert_memory_equal(a.tokens, b.tokens, 5 * 16 * sizeof *a.tokens);
+    assert_memory_not_equal(a.tokens, c.tokens, 5 * 16 * sizeof *a.tokens);
+    mx_windows_clear(&a);
+    mx_windows_clear(&b);
+    mx_windows_clear(&c);
+    mx_model_close(opened);
+}
+
+static void test_spill(void **state)
+{
+    (void)state;
+    mx_error err = {0};
+    mx_spill memory, file;
+    fixture_ok(mx_spill_open(100000, 100000, fixture_dir, &memory, &err), err);
+    fixture_ok(mx_spill_open(100000, 99999, fixture_dir, &file, &err), err);
+    assert_true(!memory.in_file && file.in_file);
+    memset(file.data, 1, file.size);
+    size_t before = fixture_count(fixture_dir);
+    mx_spill_close(&memory);
+    mx_spill_close(&file);
+    mx_spill_close(&file);
+    assert_int_equal(fixture_count(fixture_dir), before); /* it never had a name */
+    fixture_fails(mx_spill_open(100, 1, "/nowhere", &file, &err), MX_ERR_IO, "/nowhere", err);
+}
+
+static int setup(void **state)
+{
+    fixture_golden("../app/fixtures/tiny", model);
+    return fixture_setup(state);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_threads), cmocka_unit_test(test_record),
+        cmocka_unit_test(test_resume),  cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_texts),   cmocka_unit_test(test_one_window),
+        cmocka_unit_test(test_windows), cmocka_unit_test(test_spill),
+    };
+    return cmocka_run_group_tests(tests, setup, fixture_teardown);
+}
