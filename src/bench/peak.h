@@ -6,14 +6,13 @@
 #ifndef MX_BENCH_PEAK_H
 #define MX_BENCH_PEAK_H
 
-#include "base/cpu.h"
+#include "base/status.h"
 
 #include <stddef.h>
 #include <stdint.h>
 
 typedef struct mx_peak {
     const char *isa;             /* the kernel table (kernel.h) that it bounds */
-    uint32_t cpu_flags;          /* what it needs (base/cpu.h) */
     const struct mx_peak *below; /* whose fp32 and read loops serve where these are NULL */
     const char *int_name;        /* what the integer loop consists of, for reports */
     const char *f32_name;        /* the fp32 loop */
@@ -28,7 +27,8 @@ typedef struct mx_peak {
 /* NULL when there is no measure for the kernels of that name. */
 const mx_peak *mx_peak_find(const char *isa);
 
-/* All of them, from the plainest on; NULL at the end of the list. */
+/* All of them, from the plainest on, each needing what those before it need; NULL at
+ * the end of the list. */
 const mx_peak *mx_peak_at(size_t index);
 
 #define MX_PEAK(isa) extern const mx_peak mx_peak_##isa;

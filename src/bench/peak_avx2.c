@@ -60,7 +60,6 @@ static uint64_t read_bytes(const uint8_t *data, size_t size)
 
 const mx_peak mx_peak_avx2 = {
     .isa = "avx2",
-    .cpu_flags = MX_CPU_AVX2,
     .int_name = "vpmaddubsw ymm + vpaddw",
     .f32_name = "vfmadd ymm",
     .int_macs = 32 * MX_PEAK_CHAINS,

@@ -63,7 +63,6 @@ static uint64_t read_bytes(const uint8_t *data, size_t size)
 
 const mx_peak mx_peak_avx512 = {
     .isa = "avx512",
-    .cpu_flags = MX_CPU_AVX512,
     .int_name = "vpdpbusd zmm",
     .f32_name = "vfmadd zmm",
     .int_macs = 64 * MX_PEAK_CHAINS,

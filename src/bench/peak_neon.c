@@ -58,7 +58,6 @@ static uint64_t read_bytes(const uint8_t *data, size_t size)
 
 const mx_peak mx_peak_neon = {
     .isa = "neon",
-    .cpu_flags = MX_CPU_NEON,
     .int_name = "sdot 128-bit",
     .f32_name = "fmla 128-bit",
     .int_macs = 16 * MX_PEAK_CHAINS,
