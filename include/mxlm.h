@@ -145,6 +145,23 @@ typedef struct mx_quantize_options {
     bool resume;    /* continue an interrupted run of the same settings */
     bool overwrite; /* replace a finished output directory */
     int threads;    /* 0: all */
+    /*
+     * How codes are chosen; all but "rtn" run calibration text through the model:
+     *   rtn     round to nearest, each weight alone (NULL means this)
+     *   search  each block takes, of the scale rule's exponent and its neighbours,
+     *           the one with the least error weighted by the inputs' mean squares
+     *   gptq    errors of rounding are made up for by the weights not yet rounded,
+     *           with all second moments of the inputs
+     * What is written is the same layout for all of them.
+     */
+    const char *method;
+    const char *calib_path; /* any UTF-8 text file; NULL: text sampled from the model */
+    uint32_t calib_samples; /* windows, 0 = 256 */
+    uint32_t calib_length;  /* tokens of a window, 0 = 512 */
+    uint64_t seed;          /* of the choice of windows and of sampled text */
+    float damp;             /* gptq: added to the second moments' diagonal, as a share of
+                               its mean; 0 = the default */
+    uint32_t search_range;  /* exponents tried beside the rule's, each way; 0 = 1 */
 } mx_quantize_options;
 
 /*

@@ -25,7 +25,8 @@ declare -A law=(
 )
 # Third-party headers and the one layer whose business they are. jansson.h is everyone's
 # through base/json.h, but only that header names it.
-declare -A third_party=([jansson.h]=base [pcre2.h]=io [utf8proc.h]=io)
+declare -A third_party=([jansson.h]=base [pcre2.h]=io [utf8proc.h]=io
+    [cblas.h]=quant [lapacke.h]=quant)
 
 breaks=0
 complain() {
