@@ -66,8 +66,7 @@ static void philox_known_answers(void **state)
 static void json_getters_name_the_field(void **state)
 {
     (void)state;
-    static const char text[] =
-        "{\"n\": 7, \"x\": 1.5, \"s\": \"hi\", \"z\": null}";
+    static const char text[] = "{\"n\": 7, \"x\": 1.5, \"s\": \"hi\", \"z\": null}";
     mx_error err = {0};
     json_t *root;
     int64_t n;
