@@ -64,7 +64,7 @@ static void print_help(FILE *out)
         fprintf(out, "  %-10s %s\n", verbs[i].name, verbs[i].summary);
     }
     fputs("\nmxlm VERB --help explains a verb. Exit codes: 0 done, 1 failed, 2 wrong usage.\n"
-          "Environment: MXLM_DATA_DIR (evaluation data), MXLM_CPU=ref|avx2|avx512|neon\n"
+          "Environment: MXLM_DATA_DIR (evaluation data), MXLM_CPU=ref|avx2|avx512|amx|neon\n"
           "(limit the instruction set), NO_COLOR.\n",
           out);
 }

@@ -1,10 +1,31 @@
+#define _GNU_SOURCE
 #include "base/cpu.h"
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
 #if defined(__aarch64__) && defined(__linux__)
 #include <asm/hwcap.h>
 #include <sys/auxv.h>
+#endif
+
+#if defined(__x86_64__)
+/* The tile unit: the processor's word, and the kernel's leave for this process to
+ * hold tile state (Linux: arch_prctl(2), ARCH_REQ_XCOMP_PERM). */
+static bool amx_permitted(void)
+{
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };
+    unsigned eax, ebx, ecx, edx;
+    if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) ||
+        (edx & (AMX_TILE | AMX_INT8)) != (AMX_TILE | AMX_INT8)) {
+        return false;
+    }
+    return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;
+}
 #endif
 
 uint32_t mx_cpu_detect(void)
@@ -20,6 +41,9 @@ uint32_t mx_cpu_detect(void)
         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vbmi") &&
         __builtin_cpu_supports("avx512vnni")) {
         flags |= MX_CPU_AVX512;
+    }
+    if ((flags & MX_CPU_AVX512) && amx_permitted()) {
+        flags |= MX_CPU_AMX;
     }
 #elif defined(__aarch64__) && defined(__linux__)
     if ((getauxval(AT_HWCAP) & HWCAP_ASIMDDP) != 0) {
@@ -41,6 +65,7 @@ mx_status mx_cpu_flags(uint32_t *flags, mx_error *err)
         {"ref", 0, 0},
         {"avx2", MX_CPU_AVX2, MX_CPU_AVX2},
         {"avx512", MX_CPU_AVX512, MX_CPU_AVX2 | MX_CPU_AVX512},
+        {"amx", MX_CPU_AMX, MX_CPU_AVX2 | MX_CPU_AVX512 | MX_CPU_AMX},
         {"neon", MX_CPU_NEON, MX_CPU_NEON},
     };
     uint32_t present = mx_cpu_detect();
@@ -60,5 +85,5 @@ mx_status mx_cpu_flags(uint32_t *flags, mx_error *err)
         return MX_OK;
     }
     return mx_error_set(err, MX_ERR_ARGUMENT,
-                        "MXLM_CPU: '%s' is not one of ref, avx2, avx512, neon", mask);
+                        "MXLM_CPU: '%s' is not one of ref, avx2, avx512, amx, neon", mask);
 }

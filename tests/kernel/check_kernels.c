@@ -116,7 +116,7 @@ static double peak_measure(const char *isa, bool integer)
 {
     const long n = 400000;
 #if defined(__x86_64__)
-    if (strcmp(isa, "avx512") == 0) {
+    if (strcmp(isa, "avx512") == 0 || strcmp(isa, "amx") == 0) {
         return integer ? peak_vnni512(n) : peak_fma512(n);
     }
     if (strcmp(isa, "avx2") == 0) {

@@ -23,13 +23,14 @@
 
 /* Tables of this machine: the reference first, then each ISA it has. */
 typedef struct ladder {
-    mx_kernels tables[4];
+    mx_kernels tables[5];
     size_t count;
 } ladder;
 
 static inline ladder ladder_make(void)
 {
-    static const uint32_t steps[] = {0, MX_CPU_AVX2, MX_CPU_AVX2 | MX_CPU_AVX512, MX_CPU_NEON};
+    static const uint32_t steps[] = {0, MX_CPU_AVX2, MX_CPU_AVX2 | MX_CPU_AVX512,
+                                     MX_CPU_AVX2 | MX_CPU_AVX512 | MX_CPU_AMX, MX_CPU_NEON};
     ladder all = {.count = 0};
     for (size_t i = 0; i < MX_COUNT(steps); i++) {
         mx_kernels table;

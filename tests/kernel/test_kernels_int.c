@@ -360,6 +360,27 @@ static void test_tile_pack(void **state)
     }
 }
 
+/* Whole blocks of the common length, so many of rows, tokens and columns that every
+ * loop around the innermost goes round more than once. */
+static void test_long(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 6};
+    static const char *const pairs[][2] = {
+        {"fp4_e2m1", "fp6_e2m3"}, {"int8", "int8"}, {"fp6_e2m3", "fp6_e2m3"}};
+    static const size_t shapes[][3] = {{2112, 19, 530}, {4160, 33, 40}, {96, 49, 1030}};
+    for (size_t i = 0; i < MX_COUNT(pairs); i++) {
+        mx_quant w = quant_make(pairs[i][0], 32), a = quant_make(pairs[i][1], 32);
+        for (size_t j = 0; j < MX_COUNT(shapes); j++) {
+            problem p = problem_make(&w, &a, shapes[j][0], shapes[j][1], shapes[j][2]);
+            problem_fill(&p, &d, DATA_NORMAL, j == 1 ? DATA_SPECIAL : DATA_WIDE);
+            problem_compare(&p, &all);
+            problem_free(&p);
+        }
+    }
+}
+
 /* A token's result does not depend on its neighbours. */
 static void test_batch(void **state)
 {
@@ -409,10 +430,11 @@ static void test_supported(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_supported), cmocka_unit_test(test_reference),
-        cmocka_unit_test(test_tile_pack), cmocka_unit_test(test_saturated),
-        cmocka_unit_test(test_shapes),    cmocka_unit_test(test_pairs),
-        cmocka_unit_test(test_batch),     cmocka_unit_test(test_range_ends),
+        cmocka_unit_test(test_supported),  cmocka_unit_test(test_reference),
+        cmocka_unit_test(test_tile_pack),  cmocka_unit_test(test_saturated),
+        cmocka_unit_test(test_shapes),     cmocka_unit_test(test_pairs),
+        cmocka_unit_test(test_long),       cmocka_unit_test(test_batch),
+        cmocka_unit_test(test_range_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -141,13 +141,16 @@ static inline void fixture_sequence(mx_model *model, const int32_t *ids, uint32_
     mx_session_free(session);
 }
 
-/* The instruction sets of this machine, the scalar reference first, into isas [4]. */
+/* The instruction sets of this machine, the scalar reference first, into isas [5]. */
 static inline size_t fixture_isas(const char **isas)
 {
     const struct {
         const char *name;
         uint32_t flag;
-    } all[] = {{"avx2", MX_CPU_AVX2}, {"avx512", MX_CPU_AVX512}, {"neon", MX_CPU_NEON}};
+    } all[] = {{"avx2", MX_CPU_AVX2},
+               {"avx512", MX_CPU_AVX512},
+               {"amx", MX_CPU_AMX},
+               {"neon", MX_CPU_NEON}};
     size_t n = 0;
     isas[n++] = "ref";
     for (size_t i = 0; i < MX_COUNT(all); i++) {

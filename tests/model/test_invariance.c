@@ -217,7 +217,7 @@ static void check_setting_acts(const float *logits, float *unquantized, const ba
 static void results_are_invariant(void **state)
 {
     char path[FIXTURE_PATH];
-    const char *isas[4];
+    const char *isas[5];
     size_t n_isas = fixture_isas(isas);
     const int threads[] = {1, 2, 4};
     static batch b;

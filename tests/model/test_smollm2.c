@@ -230,7 +230,7 @@ static void compare_bits(const char *path, const char *setting)
                                   657,  1116, 1848, 1812,  29982, 338, 1501};
     enum { N = BIT_TOKENS };
     _Static_assert(N <= MX_COUNT(ids), "fewer tokens than asked for");
-    const char *isas[4];
+    const char *isas[5];
     size_t n_isas = fixture_isas(isas);
     float *expected = NULL;
     for (size_t i = 0; i < 2 * n_isas; i++) {
