@@ -94,10 +94,11 @@ int app_eval(int argc, char **argv)
     const app_command command = {
         .name = "eval",
         .synopsis = "MODEL [options]",
-        .about = "Evaluates MODEL as lm-evaluation-harness does and prints its table. With\n"
-                 "--weights, --activations or --specs an unquantized MODEL is quantized in\n"
-                 "memory, bit-identical to evaluating what \"mxlm quantize\" writes. Ctrl-C keeps\n"
-                 "the finished documents in --samples' file.\n",
+        .about =
+            "Evaluates MODEL as lm-evaluation-harness does and prints its table. With\n"
+            "--weights, --activations, --head or --specs an unquantized MODEL is quantized in\n"
+            "memory, bit-identical to evaluating what \"mxlm quantize\" writes. Ctrl-C keeps\n"
+            "the finished documents in --samples' file.\n",
         .options = options,
         .n_options = APP_COUNT(options),
         .min_operands = 1,

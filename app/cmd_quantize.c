@@ -84,10 +84,12 @@ int app_quantize(int argc, char **argv)
     const app_command command = {
         .name = "quantize",
         .synopsis = "MODEL --out DIR [options]",
-        .about = "Writes a copy of MODEL whose projections (q, k, v, o, gate, up, down of every\n"
-                 "layer) are stored in an MX format, as a Hugging Face directory in Quark's\n"
-                 "OCP-MX layout. The activation format is recorded and used when the copy is\n"
-                 "run. Embedding, norms and head stay as they are. DIR appears when finished.\n",
+        .about =
+            "Writes a copy of MODEL whose projections (q, k, v, o, gate, up, down of every\n"
+            "layer) are stored in an MX format, as a Hugging Face directory in Quark's\n"
+            "OCP-MX layout. The activation format is recorded and used when the copy is\n"
+            "run. Embedding, norms and head stay as they are, but for --head. DIR appears when\n"
+            "finished.\n",
         .options = options,
         .n_options = APP_COUNT(options),
         .min_operands = 1,

@@ -2,7 +2,8 @@
 
 bool app_numeric_wanted(const app_numeric *numeric)
 {
-    return numeric->weights != NULL || numeric->activations != NULL || numeric->specs_path != NULL;
+    return numeric->weights != NULL || numeric->activations != NULL || numeric->head != NULL ||
+           numeric->specs_path != NULL;
 }
 
 /* A lone --block or --round would silently do nothing. */
@@ -21,7 +22,8 @@ static int check_dependents(const app_command *command, const app_numeric *numer
     };
     for (size_t i = 0; i < APP_COUNT(dependents); i++) {
         if (dependents[i].given && !app_numeric_wanted(numeric)) {
-            return app_usage_error(command, "--%s needs --weights, --activations or --specs",
+            return app_usage_error(command,
+                                   "--%s needs --weights, --activations, --head or --specs",
                                    dependents[i].name);
         }
     }
@@ -35,6 +37,7 @@ static mx_status apply(const app_numeric *numeric, mx_specs *specs, mx_error *er
     } settings[] = {
         {"weights", numeric->weights},
         {"activations", numeric->activations},
+        {"head", numeric->head},
         {"block", numeric->block},
         {"scale_rule", numeric->scale_rule},
         {"activation_scale_rule", numeric->activation_scale_rule},

@@ -7,7 +7,7 @@
 
 typedef struct app_numeric {
     const char *specs_path;
-    const char *weights, *activations, *block;
+    const char *weights, *activations, *head, *block;
     const char *scale_rule, *activation_scale_rule;
     const char *round, *seed;
     app_list excludes;
@@ -40,6 +40,9 @@ typedef struct app_numeric {
                  "\"mxlm formats\" lists them, fp32 leaves them as they are"),                     \
         APP_TEXT_ROW("activations", &(n).activations, "FORMAT",                                    \
                      "format of the projections' inputs (" activations_default ")"),               \
+        APP_TEXT_ROW("head", &(n).head, "FORMAT",                                                  \
+                     "format of the output head and, when tied, of the embedding\n"                \
+                     "(unquantized); its input goes by --activations"),                            \
         APP_BLOCK_ROW(n), APP_SCALE_RULE_ROW(n),                                                   \
         APP_TEXT_ROW("activation-scale-rule", &(n).activation_scale_rule, "RULE",                  \
                      "the same for activations alone"),                                            \

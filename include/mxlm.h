@@ -90,6 +90,9 @@ void mx_specs_free(mx_specs *specs);
  * Sets one key. Keys and values, as on the command line:
  *   weights, activations  a format name ("mxfp4_e2m1", "fp4_e2m1", "int8",
  *                         "bf16", "fp16", "fp32" = unquantized)
+ *   head                  the same for the output head and, when tied, the embedding;
+ *                         a format with shared scales, or "fp32" = unquantized. Its
+ *                         input goes by `activations`
  *   block                 elements that share a scale: 32, 16, any multiple of
  *                         8, or "axis" for the whole axis
  *   scale_rule            floor | even | rceil | ceil
@@ -130,8 +133,8 @@ mx_status mx_model_open(const char *path, int threads, mx_model **out, mx_error 
 void mx_model_close(mx_model *model);
 
 /*
- * Applies `specs` in memory: weights when the model is unquantized, activations
- * in any case. Bit-identical to mx_quantize_run followed by mx_model_open.
+ * Applies `specs` in memory: weights and head where the model's are unquantized,
+ * activations in any case. Bit-identical to mx_quantize_run followed by mx_model_open.
  * Quantizing already quantized weights is MX_ERR_ARGUMENT.
  */
 mx_status mx_model_apply(mx_model *model, const mx_specs *specs, mx_watch watch, mx_error *err);

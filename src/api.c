@@ -1,5 +1,6 @@
 /* The public entry points that belong to no layer, or tie two of them. */
 #include "base/clock.h"
+#include "io/llama_layout.h"
 #include "model/model.h"
 #include "quant/quantize.h"
 
@@ -33,33 +34,57 @@ void mx_string_free(char *text)
     free(text);
 }
 
-/* Quantizes one projection in place of its stored rows. */
-static mx_status apply_projection(mx_model *model, uint32_t layer, mx_projection projection,
-                                  mx_error *err)
+/* Quantizes a weight's stored rows: a malloc'd block of codes, then scales. */
+static mx_status quantize_weight(const mx_model *model, const char *name, const mx_quant *quant,
+                                 uint8_t **out, size_t *code_bytes, mx_error *err)
 {
-    char module[96], name[112];
-    mx_projection_name(layer, projection, module);
-    if (mx_specs_excludes(&model->specs, module)) {
-        return MX_OK;
-    }
-    snprintf(name, sizeof name, "%s.weight", module);
     mx_rows rows;
     MX_TRY(mx_checkpoint_rows(model->checkpoint, name, &rows, err));
-    const mx_quant *quant = &model->specs.weights;
-    size_t code_bytes = rows.n_rows * mx_row_code_bytes(quant, rows.n_cols);
+    *code_bytes = rows.n_rows * mx_row_code_bytes(quant, rows.n_cols);
     size_t scale_bytes = rows.n_rows * mx_row_scale_count(quant, rows.n_cols);
-    uint8_t *codes = malloc(code_bytes + scale_bytes);
+    uint8_t *codes = malloc(*code_bytes + scale_bytes);
     if (codes == NULL) {
-        return mx_error_nomem(err, name, code_bytes + scale_bytes);
+        return mx_error_nomem(err, name, *code_bytes + scale_bytes);
     }
     mx_status status =
-        mx_rtn_rows(&rows, quant, model->backend.team, codes, codes + code_bytes, err);
+        mx_rtn_rows(&rows, quant, model->backend.team, codes, codes + *code_bytes, err);
     if (status != MX_OK) {
         free(codes);
         return status;
     }
     mx_checkpoint_drop(model->checkpoint, rows.tensor);
+    *out = codes;
+    return MX_OK;
+}
+
+static mx_status apply_projection(mx_model *model, uint32_t layer, mx_projection projection,
+                                  mx_error *err)
+{
+    char module[96], name[112];
+    uint8_t *codes = NULL;
+    size_t code_bytes = 0;
+    mx_projection_name(layer, projection, module);
+    if (mx_specs_excludes(&model->specs, module)) {
+        return MX_OK;
+    }
+    snprintf(name, sizeof name, "%s.weight", module);
+    const mx_quant *quant = &model->specs.weights;
+    MX_TRY(quantize_weight(model, name, quant, &codes, &code_bytes, err));
     return mx_model_set_projection(model, layer, projection, quant, codes, code_bytes, err);
+}
+
+/* The head that model->specs asks for. */
+static mx_status apply_head(mx_model *model, mx_error *err)
+{
+    const mx_quant *quant = &model->specs.head;
+    uint8_t *codes = NULL;
+    size_t code_bytes = 0;
+    if (mx_quant_is_none(quant)) {
+        return MX_OK;
+    }
+    MX_TRY(quantize_weight(model, mx_llama_head_name(&model->config), quant, &codes, &code_bytes,
+                           err));
+    return mx_model_set_head(model, quant, codes, code_bytes, err);
 }
 
 static mx_status apply_weights(mx_model *model, mx_watch watch, mx_error *err)
@@ -83,6 +108,27 @@ static mx_status apply_weights(mx_model *model, mx_watch watch, mx_error *err)
     return MX_OK;
 }
 
+/* What may be added to weights that are quantized already. */
+static mx_status apply_to_quantized(mx_model *model, const mx_specs *specs, mx_error *err)
+{
+    if (specs->n_excludes > 0) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "exclude: the checkpoint's own exclusions are in force");
+    }
+    if (specs->activations.format != NULL) {
+        model->specs.activations = specs->activations;
+    }
+    if (specs->head.format == NULL) {
+        return MX_OK;
+    }
+    if (model->specs.head.format != NULL) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "head: %s holds a quantized head already",
+                            mx_checkpoint_path(model->checkpoint));
+    }
+    model->specs.head = specs->head;
+    return apply_head(model, err);
+}
+
 mx_status mx_model_apply(mx_model *model, const mx_specs *specs, mx_watch watch, mx_error *err)
 {
     if (model->prepared) {
@@ -94,16 +140,12 @@ mx_status mx_model_apply(mx_model *model, const mx_specs *specs, mx_watch watch,
         return mx_error_set(err, MX_ERR_ARGUMENT, "weights: %s holds quantized weights already",
                             mx_checkpoint_path(model->checkpoint));
     }
-    if (!weights_quantized) {
-        MX_TRY(mx_specs_copy(specs, &model->specs, err));
-        return mx_quant_is_none(&specs->weights) ? MX_OK : apply_weights(model, watch, err);
+    if (weights_quantized) {
+        return apply_to_quantized(model, specs, err);
     }
-    if (specs->n_excludes > 0) {
-        return mx_error_set(err, MX_ERR_ARGUMENT,
-                            "exclude: the checkpoint's own exclusions are in force");
+    MX_TRY(mx_specs_copy(specs, &model->specs, err));
+    if (!mx_quant_is_none(&specs->weights)) {
+        MX_TRY(apply_weights(model, watch, err));
     }
-    if (specs->activations.format != NULL) {
-        model->specs.activations = specs->activations;
-    }
-    return MX_OK;
+    return apply_head(model, err);
 }

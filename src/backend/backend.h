@@ -38,6 +38,7 @@ typedef struct mx_matrix {
     uint32_t permuted_head_dim; /* STORED: GGUF row permutation, 0 none (io/checkpoint.h) */
     const uint8_t *scales;      /* CODES: [n_rows][scale count]; borrowed unless `owned` */
     const uint8_t *panels;      /* PANELS: [ceil(n_rows / 16)] panels, 64-byte aligned */
+    mx_quant cast;              /* STORED: what rows are rounded to as they are read, or none */
     mx_quant weights;           /* CODES, PANELS */
     mx_quant activations;       /* of the product's input; none: taken as it is */
     uint8_t *owned;             /* memory behind data and scales, or panels; free() */

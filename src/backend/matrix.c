@@ -27,6 +27,9 @@ void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out)
     if (matrix->kind == MX_MATRIX_STORED) {
         const uint8_t *data = matrix->data + stored_row(matrix, row) * matrix->row_bytes;
         mx_dtype_get(matrix->dtype)->decode(data, matrix->n_cols, out);
+        if (!mx_quant_is_none(&matrix->cast)) {
+            mx_row_cast(&matrix->cast, out, matrix->n_cols, row, out);
+        }
         return;
     }
     size_t n_scales = mx_row_scale_count(&matrix->weights, matrix->n_cols);

@@ -150,6 +150,9 @@ static json_t *json_model_args(const mx_results_run *run, bool *failed)
         const mx_specs *specs = &run->model->specs;
         mx_json_put(object, "weights", json_string(quant_name(&specs->weights)), failed);
         mx_json_put(object, "activations", json_string(quant_name(&specs->activations)), failed);
+        if (!mx_quant_is_none(&specs->head)) {
+            mx_json_put(object, "head", json_string(quant_name(&specs->head)), failed);
+        }
     }
     return object;
 }

@@ -321,6 +321,7 @@ mx_status mx_specs_load_json(mx_specs *specs, const json_t *object, const char *
 
     quant_apply(&specs->weights, &loaded, loaded.weights);
     quant_apply(&specs->activations, &loaded, loaded.activations);
+    quant_apply(&specs->head, &loaded, specs->head.format); /* MxSpecs knows no head */
     specs->want_cuda = loaded.custom_cuda;
     if (note != NULL) {
         *note = text;

@@ -22,6 +22,7 @@ mx_status mx_specs_create(mx_specs **out, mx_error *err)
     }
     (*out)->weights = mx_quant_default();
     (*out)->activations = mx_quant_default();
+    (*out)->head = mx_quant_default();
     return MX_OK;
 }
 
@@ -84,6 +85,20 @@ static mx_status set_format(mx_quant *quant, const char *key, const char *value,
     return MX_OK;
 }
 
+/* A head of bf16 and the like would be a cast, which no setting here asks for. */
+static mx_status set_head(mx_specs *specs, const char *value, mx_error *err)
+{
+    mx_quant head = specs->head;
+    MX_TRY(set_format(&head, "head", value, err));
+    if (head.format != NULL && !mx_quant_is_scaled(&head)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "head: %s has no shared scales; fp32 leaves the head as it is",
+                            head.format->name);
+    }
+    specs->head = head;
+    return MX_OK;
+}
+
 static mx_status set_block(mx_specs *specs, const char *value, mx_error *err)
 {
     uint64_t block = 0;
@@ -94,10 +109,11 @@ static mx_status set_block(mx_specs *specs, const char *value, mx_error *err)
     }
     specs->weights.block = (uint32_t)block;
     specs->activations.block = (uint32_t)block;
+    specs->head.block = (uint32_t)block;
     return MX_OK;
 }
 
-/* One rule for both operands, unless the activations have one of their own; which
+/* One rule for all operands, unless the activations have one of their own; which
  * of the two keys came first does not matter. */
 static mx_status set_rule(mx_specs *specs, const char *key, const char *value, mx_error *err)
 {
@@ -106,6 +122,7 @@ static mx_status set_rule(mx_specs *specs, const char *key, const char *value, m
     bool activations_alone = strcmp(key, "activation_scale_rule") == 0;
     if (!activations_alone) {
         specs->weights.rule = rule;
+        specs->head.rule = rule;
     }
     if (activations_alone || !specs->activation_rule_set) {
         specs->activations.rule = rule;
@@ -120,6 +137,7 @@ static mx_status set_round(mx_specs *specs, const char *value, mx_error *err)
     MX_TRY(mx_round_parse(value, &round, err));
     specs->weights.round = round;
     specs->activations.round = round;
+    specs->head.round = round;
     return MX_OK;
 }
 
@@ -133,6 +151,7 @@ static mx_status set_seed(mx_specs *specs, const char *value, mx_error *err)
     }
     specs->weights.seed = seed;
     specs->activations.seed = seed;
+    specs->head.seed = seed;
     return MX_OK;
 }
 
@@ -174,6 +193,9 @@ mx_status mx_specs_set(mx_specs *specs, const char *key, const char *value, mx_e
     if (strcmp(key, "activations") == 0) {
         return set_format(&specs->activations, key, value, err);
     }
+    if (strcmp(key, "head") == 0) {
+        return set_head(specs, value, err);
+    }
     if (strcmp(key, "block") == 0) {
         return set_block(specs, value, err);
     }
@@ -190,7 +212,7 @@ mx_status mx_specs_set(mx_specs *specs, const char *key, const char *value, mx_e
         return add_exclude(specs, value, err);
     }
     return mx_error_set(err, MX_ERR_ARGUMENT,
-                        "unknown setting '%.40s' (weights, activations, block, scale_rule, "
+                        "unknown setting '%.40s' (weights, activations, head, block, scale_rule, "
                         "activation_scale_rule, round, seed, exclude)",
                         key);
 }
@@ -240,34 +262,38 @@ static void describe_settings(mx_str *str, const mx_quant *quant)
     }
 }
 
-/* Both operands, their settings once when they do not differ. */
+/* What is quantized, their settings once when they do not differ. */
 static mx_status describe_operands(const mx_specs *specs, mx_str *out, mx_error *err)
 {
-    mx_str weights = {0}, activations = {0};
-    char *w = NULL, *a = NULL;
-    mx_status status;
-    describe_settings(&weights, &specs->weights);
-    describe_settings(&activations, &specs->activations);
-    MX_TRY_GOTO(status, mx_str_take(&weights, &w, err));
-    MX_TRY_GOTO(status, mx_str_take(&activations, &a, err));
-
-    bool same = strcmp(w, a) == 0 || w[0] == '\0' || a[0] == '\0';
-    describe_format(out, "W", &specs->weights);
-    if (!same) {
-        mx_str_addf(out, " (%s)", w);
+    enum { OPERANDS = 3 };
+    const mx_quant *quants[OPERANDS] = {&specs->weights, &specs->activations, &specs->head};
+    static const char *const names[OPERANDS] = {"W", " / A", " / head"};
+    size_t n = mx_quant_is_none(&specs->head) ? OPERANDS - 1 : OPERANDS;
+    char *settings[OPERANDS] = {0}; /* owned */
+    const char *common = "";
+    bool same = true;
+    mx_status status = MX_OK;
+    for (size_t i = 0; i < n; i++) {
+        mx_str text = {0};
+        describe_settings(&text, quants[i]);
+        MX_TRY_GOTO(status, mx_str_take(&text, &settings[i], err));
+        same = same &&
+               (settings[i][0] == '\0' || common[0] == '\0' || strcmp(settings[i], common) == 0);
+        common = common[0] != '\0' ? common : settings[i];
     }
-    mx_str_add(out, " / ");
-    describe_format(out, "A", &specs->activations);
-    if (!same) {
-        mx_str_addf(out, " (%s)", a);
-    } else {
-        mx_str_addf(out, ", %s", w[0] != '\0' ? w : a);
+    for (size_t i = 0; i < n; i++) {
+        describe_format(out, names[i], quants[i]);
+        if (!same && settings[i][0] != '\0') {
+            mx_str_addf(out, " (%s)", settings[i]);
+        }
+    }
+    if (same) {
+        mx_str_addf(out, ", %s", common);
     }
 done:
-    mx_str_free(&weights);
-    mx_str_free(&activations);
-    free(w);
-    free(a);
+    for (size_t i = 0; i < n; i++) {
+        free(settings[i]);
+    }
     return status;
 }
 
@@ -276,7 +302,8 @@ mx_status mx_specs_describe(const mx_specs *specs, char **out, mx_error *err)
 {
     *out = NULL;
     mx_str str = {0};
-    if (mx_quant_is_none(&specs->weights) && mx_quant_is_none(&specs->activations)) {
+    if (mx_quant_is_none(&specs->weights) && mx_quant_is_none(&specs->activations) &&
+        mx_quant_is_none(&specs->head)) {
         mx_str_add(&str, "unquantized");
         return mx_str_take(&str, out, err);
     }

@@ -18,12 +18,15 @@
 bool mx_glob_is_cheap(const char *glob);
 
 /* Unquantized, block 32, scale rule floor, round nearest (microxcaling's default),
- * seed 0: both operands of a fresh mx_specs. */
+ * seed 0: all operands of a fresh mx_specs. */
 mx_quant mx_quant_default(void);
 
 struct mx_specs {
-    mx_quant weights;                      /* format NULL: unquantized */
-    mx_quant activations;                  /* format NULL: unquantized */
+    mx_quant weights;     /* format NULL: unquantized */
+    mx_quant activations; /* format NULL: unquantized */
+    /* The output head and, when tied, the embedding; format NULL: unquantized. Its
+     * input goes by `activations`. */
+    mx_quant head;
     char *excludes[MX_SPECS_MAX_EXCLUDES]; /* owned globs over module names, all cheap */
     size_t n_excludes;
     bool want_cuda; /* custom_cuda was set; not part of the numeric contract */
@@ -41,9 +44,9 @@ bool mx_specs_excludes(const mx_specs *specs, const char *module);
  * and its strict reader (every field is required; unknown fields and unknown
  * values are errors):
  * {"weights": {"format", "block", "scale_rule", "round", "flush_subnormals",
- *  "seed"} or null, "activations": {...} or null, "exclude": [...]}.
- * "block" 0 is the whole axis; "seed" is below 2^63. `out` needs no
- * initialization; it is cleared when reading fails.
+ *  "seed"} or null, "activations": {...} or null, "exclude": [...], "head": {...}}.
+ * "head" is left out when unquantized, as in files older than it. "block" 0 is the whole axis;
+ * "seed" is below 2^63. `out` needs no initialization; it is cleared when reading fails.
  */
 mx_status mx_specs_to_json(const mx_specs *specs, json_t **out, mx_error *err);
 mx_status mx_specs_from_json(const json_t *object, const char *where, mx_specs *out, mx_error *err);
@@ -67,8 +70,8 @@ mx_status mx_specs_from_json(const json_t *object, const char *where, mx_specs *
  * Checked, and without effect on inference: quantize_backprop, every *_bp*
  * format, round_m, round_grad_* and round_mx_*_grad_*.
  *
- * Excludes, the seed and the scale rules, for which MxSpecs has no key, stay as
- * they are; every other setting is replaced, a missing key by its default. Wrong
+ * Excludes, the seed, the head's format and the scale rules, for which MxSpecs has
+ * no key, stay as they are; every other setting is replaced, a missing key by its default. Wrong
  * types are MX_ERR_FORMAT, unknown keys and values MX_ERR_ARGUMENT, what is not
  * implemented MX_ERR_UNSUPPORTED; `specs` is unchanged then.
  */

@@ -8,7 +8,9 @@
 static const char *const operand_fields[] = {
     "format", "block", "scale_rule", "round", "flush_subnormals", "seed",
 };
-static const char *const contract_fields[] = {"weights", "activations", "exclude"};
+/* "head" is written when it is quantized, and may be missing. */
+static const char *const contract_fields[] = {"weights", "activations", "exclude", "head"};
+enum { REQUIRED_FIELDS = 3 };
 
 /* ---- writing -------------------------------------------------------------- */
 
@@ -49,20 +51,25 @@ mx_status mx_specs_to_json(const mx_specs *specs, json_t **out, mx_error *err)
                             "settings cannot be written as JSON: out of memory, or an exclude "
                             "that is not UTF-8");
     }
+    if (!mx_quant_is_none(&specs->head) &&
+        json_object_set_new(object, "head", quant_to_json(&specs->head)) != 0) {
+        json_decref(object);
+        return mx_error_nomem(err, "settings", 0);
+    }
     *out = object;
     return MX_OK;
 }
 
 /* ---- reading -------------------------------------------------------------- */
 
-/* Every one of `fields` and nothing else. */
+/* The first n_required of `fields`, perhaps the others, and nothing else. */
 static mx_status check_fields(const json_t *object, const char *where, const char *const *fields,
-                              size_t n_fields, mx_error *err)
+                              size_t n_required, size_t n_fields, mx_error *err)
 {
     if (!json_is_object(object)) {
         return mx_error_set(err, MX_ERR_FORMAT, "%s: must be an object", where);
     }
-    for (size_t i = 0; i < n_fields; i++) {
+    for (size_t i = 0; i < n_required; i++) {
         if (json_object_get(object, fields[i]) == NULL) {
             return mx_error_set(err, MX_ERR_FORMAT, "%s: %s: missing", where, fields[i]);
         }
@@ -119,7 +126,8 @@ static mx_status read_quant(const json_t *contract, const char *where, const cha
 
     int64_t block = 0, seed = 0;
     mx_status status;
-    MX_TRY_GOTO(status, check_fields(object, place, operand_fields, MX_COUNT(operand_fields), err));
+    MX_TRY_GOTO(status, check_fields(object, place, operand_fields, MX_COUNT(operand_fields),
+                                     MX_COUNT(operand_fields), err));
     MX_TRY_GOTO(status, read_names(object, place, out, err));
     MX_TRY_GOTO(status,
                 mx_json_get_int(object, "block", place, true, 0, 0, UINT32_MAX, &block, err));
@@ -136,6 +144,22 @@ static mx_status read_quant(const json_t *contract, const char *where, const cha
 done:
     free(place);
     return status;
+}
+
+/* Of a head that is not told, the settings are the weights'. */
+static mx_status read_head(const json_t *contract, const char *where, mx_specs *out, mx_error *err)
+{
+    if (json_object_get(contract, "head") == NULL) {
+        out->head = out->weights;
+        out->head.format = NULL;
+        return MX_OK;
+    }
+    MX_TRY(read_quant(contract, where, "head", &out->head, err));
+    if (!mx_quant_is_scaled(&out->head)) {
+        return mx_error_set(err, MX_ERR_UNSUPPORTED,
+                            "%s: head: must be a format with shared scales", where);
+    }
+    return MX_OK;
 }
 
 static mx_status read_excludes(const json_t *contract, const char *where, mx_specs *out,
@@ -166,11 +190,12 @@ mx_status mx_specs_from_json(const json_t *object, const char *where, mx_specs *
 {
     memset(out, 0, sizeof *out);
     mx_status status;
-    MX_TRY_GOTO(status,
-                check_fields(object, where, contract_fields, MX_COUNT(contract_fields), err));
+    MX_TRY_GOTO(status, check_fields(object, where, contract_fields, REQUIRED_FIELDS,
+                                     MX_COUNT(contract_fields), err));
     MX_TRY_GOTO(status, read_quant(object, where, "weights", &out->weights, err));
     MX_TRY_GOTO(status, read_quant(object, where, "activations", &out->activations, err));
     MX_TRY_GOTO(status, read_excludes(object, where, out, err));
+    MX_TRY_GOTO(status, read_head(object, where, out, err));
     if (out->activations.format == NULL && out->weights.format != NULL) {
         /* Activations that the user switches on later go by the weights' settings. */
         out->activations = out->weights;

@@ -54,10 +54,9 @@ static bool holds_codes(const mx_quant *quant, mx_dtype dtype)
 }
 
 /* Codes [out][code bytes] and scales [out][blocks]; users then see U8 for both. */
-static mx_status check_packed(mx_checkpoint *checkpoint, mx_tensor *codes,
+static mx_status check_packed(mx_checkpoint *checkpoint, mx_tensor *codes, const mx_quant *quant,
                               const mx_llama_tensor *layout, mx_error *err)
 {
-    const mx_quant *quant = &checkpoint->specs.weights;
     const uint64_t rows = layout->shape[0], cols = layout->shape[1];
     const size_t code_bytes = mx_row_code_bytes(quant, cols);
     const size_t n_scales = mx_row_scale_count(quant, cols);
@@ -87,18 +86,12 @@ static mx_status check_packed(mx_checkpoint *checkpoint, mx_tensor *codes,
     return MX_OK;
 }
 
-/* Whether the contract says that this projection weight is packed. */
-static bool is_packed(const mx_checkpoint *checkpoint, const char *name)
+/* The format of a weight that the contract says is packed; NULL: it is not. */
+static const mx_quant *packed_quant(const mx_checkpoint *checkpoint, const char *name)
 {
-    char module[MX_LLAMA_NAME_SIZE];
-    size_t length = 0;
-    if (!checkpoint->quantized || !mx_llama_is_projection(name, &length) ||
-        length >= sizeof module) {
-        return false;
-    }
-    memcpy(module, name, length);
-    module[length] = '\0';
-    return !mx_specs_excludes(&checkpoint->specs, module);
+    return checkpoint->quantized
+               ? mx_llama_weight_quant(&checkpoint->config, &checkpoint->specs, name)
+               : NULL;
 }
 
 /* True for "X.weight_scale" of a packed X.weight. */
@@ -113,7 +106,7 @@ static bool is_scale_of_packed(const mx_checkpoint *checkpoint, const char *name
     }
     memcpy(weight, name, length - tail);
     weight[length - tail] = '\0';
-    return is_packed(checkpoint, weight);
+    return packed_quant(checkpoint, weight) != NULL;
 }
 
 /* Known names by their layout, scales with their codes, anything else is refused. */
@@ -121,8 +114,9 @@ static mx_status check_tensor(mx_checkpoint *checkpoint, mx_tensor *tensor, mx_e
 {
     mx_llama_tensor layout;
     if (mx_llama_tensor_find(&checkpoint->config, tensor->name, &layout)) {
-        return is_packed(checkpoint, tensor->name) ? check_packed(checkpoint, tensor, &layout, err)
-                                                   : check_plain(tensor, &layout, err);
+        const mx_quant *quant = packed_quant(checkpoint, tensor->name);
+        return quant != NULL ? check_packed(checkpoint, tensor, quant, &layout, err)
+                             : check_plain(tensor, &layout, err);
     }
     if (is_scale_of_packed(checkpoint, tensor->name)) {
         return MX_OK; /* checked with its codes */

@@ -210,6 +210,27 @@ bool mx_llama_is_projection(const char *name, size_t *module_length)
     return true;
 }
 
+const char *mx_llama_head_name(const mx_llama_config *config)
+{
+    return config->tied ? "model.embed_tokens.weight" : "lm_head.weight";
+}
+
+const mx_quant *mx_llama_weight_quant(const mx_llama_config *config, const mx_specs *specs,
+                                      const char *name)
+{
+    char module[MX_LLAMA_NAME_SIZE];
+    size_t length = 0;
+    const mx_quant *quant = NULL;
+    if (strcmp(name, mx_llama_head_name(config)) == 0) {
+        quant = &specs->head;
+    } else if (mx_llama_is_projection(name, &length) && length < sizeof module) {
+        memcpy(module, name, length);
+        module[length] = '\0';
+        quant = mx_specs_excludes(specs, module) ? NULL : &specs->weights;
+    }
+    return quant != NULL && !mx_quant_is_none(quant) ? quant : NULL;
+}
+
 void mx_llama_module(uint32_t layer, uint32_t kind, char out[MX_LLAMA_NAME_SIZE])
 {
     assert(kind < MX_LLAMA_PROJECTIONS);

@@ -5,6 +5,7 @@
 #ifndef MX_IO_LLAMA_LAYOUT_H
 #define MX_IO_LLAMA_LAYOUT_H
 
+#include "format/specs.h"
 #include "io/hf_config.h"
 
 #define MX_LLAMA_NAME_SIZE 96   /* of any tensor or module name, NUL included */
@@ -36,6 +37,14 @@ bool mx_llama_name_from_gguf(const char *gguf_name, char *out, size_t size);
 /* True for "...q_proj.weight" and the other six projections; `*module_length` (may
  * be NULL) is the length of the name without ".weight". */
 bool mx_llama_is_projection(const char *name, size_t *module_length);
+
+/* The weight that is the output head: the embedding when tied. */
+const char *mx_llama_head_name(const mx_llama_config *config);
+
+/* How `specs` quantize the weight of that Hugging Face name: a projection that is not
+ * excluded, or the head. NULL: it stays as it is. */
+const mx_quant *mx_llama_weight_quant(const mx_llama_config *config, const mx_specs *specs,
+                                      const char *name);
 
 /* Module name of projection `kind` (0 to 6, in the order above) of a layer:
  * "model.layers.3.self_attn.q_proj". */

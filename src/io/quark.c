@@ -58,13 +58,22 @@ static bool is_quark_operand(const mx_quant *quant)
     return found;
 }
 
+/* The head's contract; NULL: it is not quantized. */
+static const mx_quant *head_quant(const mx_specs *specs)
+{
+    return has_scales(&specs->head) ? &specs->head : NULL;
+}
+
 /* quant_method. Quark packs int4 and int2 into 32-bit words, gives int8 and fp8
  * float scales, and stores per-channel scales as vectors: a loader that went by
- * "quark" would misread such bytes, one that meets "mxlm" refuses them. */
+ * "quark" would misread such bytes, one that meets "mxlm" refuses them. Nor do
+ * they take a quantized head: vLLM's never looks for one, and a tied embedding of
+ * codes is nobody else's layout. */
 static const char *quant_method(const mx_specs *specs)
 {
-    return is_quark_operand(&specs->weights) && is_quark_operand(&specs->activations) ? "quark"
-                                                                                      : "mxlm";
+    bool quark = is_quark_operand(&specs->weights) && is_quark_operand(&specs->activations) &&
+                 head_quant(specs) == NULL;
+    return quark ? "quark" : "mxlm";
 }
 
 /* ---- writing ------------------------------------------------------------- */
@@ -86,11 +95,33 @@ static json_t *operand_to_json(const mx_quant *quant, bool is_dynamic)
                      "PerBlockMXObserver", "is_scale_quant", 0);
 }
 
-/* "lm_head" and every excluded projection. Names, not globs: consumers differ in
+/* Quark's QConfig of a layer: its weights and inputs. */
+static json_t *layer_to_json(const mx_quant *weights, const mx_quant *activations)
+{
+    return json_pack("{s:o, s:o, s:n, s:n, s:n}", "weight", operand_to_json(weights, false),
+                     "input_tensors", operand_to_json(activations, true), "output_tensors", "bias",
+                     "target_device");
+}
+
+/* The layers that differ from the rest: a quantized head, under the name that it has
+ * as a module, tied or not. */
+static json_t *layers_to_json(const mx_specs *specs)
+{
+    json_t *layers = json_object();
+    if (head_quant(specs) != NULL) {
+        json_object_set_new(layers, "lm_head", layer_to_json(&specs->head, &specs->activations));
+    }
+    return layers;
+}
+
+/* "lm_head" unless quantized, and every excluded projection. Names, not globs: consumers differ in
  * what they make of patterns. */
 static json_t *exclude_to_json(const mx_specs *specs, const mx_llama_config *config)
 {
-    json_t *list = json_pack("[s]", "lm_head");
+    json_t *list = json_array();
+    if (head_quant(specs) == NULL) {
+        json_array_append_new(list, json_string("lm_head"));
+    }
     for (uint32_t layer = 0; layer < config->layers && specs->n_excludes > 0; layer++) {
         for (uint32_t kind = 0; kind < MX_LLAMA_PROJECTIONS; kind++) {
             char module[MX_LLAMA_NAME_SIZE];
@@ -119,15 +150,12 @@ mx_status mx_quark_to_json(const mx_specs *specs, const mx_llama_config *config,
     json_t *export = json_pack("{s:[], s:f, s:s, s:s, s:n}", "kv_cache_group", "min_kv_scale", 0.0,
                                "pack_method", "reorder", "weight_format", "real_quantized",
                                "weight_merge_groups");
-    json_t *global =
-        json_pack("{s:o, s:o, s:n, s:n, s:n}", "weight", operand_to_json(&specs->weights, false),
-                  "input_tensors", operand_to_json(&specs->activations, true), "output_tensors",
-                  "bias", "target_device");
-    *out = json_pack("{s:s, s:s, s:o, s:o, s:{}, s:{}, s:{}, s:n, s:n, s:o, s:o}", "quant_method",
+    json_t *global = layer_to_json(&specs->weights, &specs->activations);
+    *out = json_pack("{s:s, s:s, s:o, s:o, s:o, s:{}, s:{}, s:n, s:n, s:o, s:o}", "quant_method",
                      quant_method(specs), "quant_mode", "eager_mode", "export", export,
-                     "global_quant_config", global, "layer_quant_config", "layer_type_quant_config",
-                     "kv_cache_quant_config", "algo_config", "softmax_quant_spec", "exclude",
-                     exclude_to_json(specs, config), "mxlm", mxlm);
+                     "global_quant_config", global, "layer_quant_config", layers_to_json(specs),
+                     "layer_type_quant_config", "kv_cache_quant_config", "algo_config",
+                     "softmax_quant_spec", "exclude", exclude_to_json(specs, config), "mxlm", mxlm);
     return *out == NULL ? mx_error_nomem(err, "quantization_config", 0) : MX_OK;
 }
 

@@ -15,9 +15,11 @@
 
 /*
  * quant_method is "quark" where Quark's loaders read the same bytes the same way:
- * weights, and activations if quantized, in fp4 or fp6 over blocks of 32. Other
- * formats and blocks are the same object under "mxlm", so that a loader which does
- * not know the layout refuses the file instead of misreading it.
+ * weights, and activations if quantized, in fp4 or fp6 over blocks of 32, and the
+ * head not quantized. Others are the same object under "mxlm", so that a loader which
+ * does not know the layout refuses the file instead of misreading it. A quantized
+ * head is layer_quant_config.lm_head; when tied, its codes and scales are
+ * model.embed_tokens.weight and model.embed_tokens.weight_scale.
  *
  * Reads `object` (quantization_config) of a directory whose config is `config`
  * into `*out` (mx_specs_clear frees it). `*method` is "rtn" and the like, borrowed
@@ -30,8 +32,8 @@ mx_status mx_quark_parse(const json_t *object, const mx_llama_config *config, co
 
 /* What mx_quark_parse reads, for weights quantized by `specs` (a format with
  * shared scales, else MX_ERR_ARGUMENT). `method` names the algorithm. Excluded
- * projections are listed one by one, by exact name, behind "lm_head". New
- * reference. */
+ * projections are listed one by one, by exact name, behind "lm_head" if that is
+ * not quantized. New reference. */
 mx_status mx_quark_to_json(const mx_specs *specs, const mx_llama_config *config, const char *method,
                            json_t **out, mx_error *err);
 

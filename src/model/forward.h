@@ -19,7 +19,7 @@ struct mx_session {
     mx_kv_store kv;
     uint8_t *arena;    /* everything below, 64-byte aligned parts */
     mx_place *places;  /* [T] */
-    uint64_t *streams; /* [T]: keys of stochastic rounding */
+    uint64_t *streams; /* [T], at least [128]: keys of stochastic rounding */
     float *hidden;     /* [T][hidden]: the residual stream */
     float *normed;     /* [T][hidden]; also a projection's output before it is added */
     float *q;          /* [T][heads * head_dim] */

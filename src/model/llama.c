@@ -147,12 +147,17 @@ static bool project(step *s, mx_projection projection, const float *x, mx_operan
 }
 
 /* Stochastic rounding draws from one stream per (layer, input, position): the
- * same numbers whatever else is in the batch. */
+ * same numbers whatever else is in the batch. The head counts as a layer. */
+static uint64_t stream_of(uint32_t layer, uint32_t input, const mx_place *place)
+{
+    uint64_t operand = (uint64_t)layer * 4 + input + 1;
+    return operand << 32 | place->position;
+}
+
 static void set_streams(mx_session *session, uint32_t layer, uint32_t input)
 {
     for (size_t t = 0; t < session->n_tokens; t++) {
-        uint64_t operand = (uint64_t)layer * 4 + input + 1;
-        session->streams[t] = operand << 32 | session->places[t].position;
+        session->streams[t] = stream_of(layer, input, &session->places[t]);
     }
 }
 
@@ -285,6 +290,9 @@ void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows,
     const mx_matrix *head = mx_model_head(session->model);
     mx_operand operand = {0};
     for_tokens(&s, n_rows, gather_range);
+    for (size_t i = 0; i < n_rows; i++) {
+        session->streams[i] = stream_of(s.config->layers, 0, &session->places[rows[i]]);
+    }
     mx_operand_prepare(backend, head, session->score_hidden, n_rows, session->streams,
                        session->operand_scratch, &operand);
     mx_matrix_product(backend, head, &operand, session->product_scratch, out);

@@ -3,6 +3,7 @@
 #include "model/model.h"
 
 #include "base/file.h"
+#include "io/llama_layout.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -110,16 +111,15 @@ static mx_status load_stored(const mx_model *model, const char *name, size_t row
     return MX_OK;
 }
 
-/* Packed codes and their scales from a checkpoint that mxlm quantize wrote. */
-static mx_status load_codes(const mx_model *model, const char *module, size_t rows, size_t cols,
-                            mx_matrix *out, mx_error *err)
+/* Packed codes and their scales from a checkpoint that mxlm quantize wrote; `weight`
+ * is the codes' name. */
+static mx_status load_codes(const mx_model *model, const char *weight, const mx_quant *quant,
+                            size_t rows, size_t cols, mx_matrix *out, mx_error *err)
 {
     char name[NAME_SIZE + 16];
-    const mx_quant *quant = &model->specs.weights;
     const mx_tensor *codes, *scales;
-    snprintf(name, sizeof name, "%s.weight", module);
-    MX_TRY(find_tensor(model, name, &codes, err));
-    snprintf(name, sizeof name, "%s.weight_scale", module);
+    MX_TRY(find_tensor(model, weight, &codes, err));
+    snprintf(name, sizeof name, "%s_scale", weight);
     MX_TRY(find_tensor(model, name, &scales, err));
     size_t code_bytes = mx_row_code_bytes(quant, cols), n_scales = mx_row_scale_count(quant, cols);
     if (codes->dtype != MX_DTYPE_U8 || codes->n_dims != 2 || codes->shape[0] != rows ||
@@ -143,6 +143,16 @@ static mx_status load_codes(const mx_model *model, const char *module, size_t ro
     return MX_OK;
 }
 
+/* A weight as the checkpoint has it: codes where the contract says so. */
+static mx_status load_weight(const mx_model *model, const char *name, size_t rows, size_t cols,
+                             mx_matrix *out, mx_error *err)
+{
+    const mx_quant *quant = mx_llama_weight_quant(&model->config, &model->specs, name);
+    return quant != NULL && mx_quant_is_scaled(quant)
+               ? load_codes(model, name, quant, rows, cols, out, err)
+               : load_stored(model, name, rows, cols, out, err);
+}
+
 static mx_status load_projection(mx_model *model, uint32_t layer, mx_projection projection,
                                  mx_error *err)
 {
@@ -151,15 +161,8 @@ static mx_status load_projection(mx_model *model, uint32_t layer, mx_projection 
     mx_matrix *matrix = &model->layers[layer].projections[projection];
     mx_projection_name(layer, projection, module);
     mx_projection_shape(&model->config, projection, &rows, &cols);
-    const mx_quant *weights = &model->specs.weights;
-    bool quantized = weights->format != NULL && weights->format->kind != MX_KIND_PLAIN &&
-                     !mx_specs_excludes(&model->specs, module);
-    if (quantized) {
-        MX_TRY(load_codes(model, module, rows, cols, matrix, err));
-    } else {
-        snprintf(name, sizeof name, "%s.weight", module);
-        MX_TRY(load_stored(model, name, rows, cols, matrix, err));
-    }
+    snprintf(name, sizeof name, "%s.weight", module);
+    MX_TRY(load_weight(model, name, rows, cols, matrix, err));
     bool mlp = projection >= MX_PROJ_GATE;
     if (mlp ? model->config.mlp_bias : model->config.attention_bias) {
         snprintf(name, sizeof name, "%s.bias", module);
@@ -199,12 +202,18 @@ static mx_status load_weights(mx_model *model, mx_error *err)
         MX_TRY(load_layer(model, layer, err));
     }
     MX_TRY(load_vector(model, "model.norm.weight", config->hidden, &model->final_norm, err));
-    MX_TRY(load_stored(model, "model.embed_tokens.weight", config->vocab, config->hidden,
+    MX_TRY(load_weight(model, "model.embed_tokens.weight", config->vocab, config->hidden,
                        &model->embedding, err));
-    if (config->tied) {
-        return MX_OK;
+    if (!config->tied) {
+        return load_weight(model, "lm_head.weight", config->vocab, config->hidden, &model->head,
+                           err);
     }
-    return load_stored(model, "lm_head.weight", config->vocab, config->hidden, &model->head, err);
+    if (model->embedding.kind == MX_MATRIX_CODES) {
+        /* The same mapped codes: the head's become panels, rows are read from the
+         * file. */
+        model->head = model->embedding;
+    }
+    return MX_OK;
 }
 
 /* A directory without tokenizer.json still runs on token ids. */
@@ -279,7 +288,7 @@ void mx_model_close(mx_model *model)
 
 const mx_matrix *mx_model_head(const mx_model *model)
 {
-    return model->config.tied ? &model->embedding : &model->head;
+    return model->head.n_rows == 0 ? &model->embedding : &model->head;
 }
 
 mx_status mx_model_tokenizer(const mx_model *model, const mx_tokenizer **out, mx_error *err)
@@ -306,11 +315,10 @@ static mx_status plain_dtype(const mx_format *format, mx_dtype *out, mx_error *e
     return MX_OK;
 }
 
-mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection projection,
-                                  const mx_quant *weights, uint8_t *codes, size_t code_bytes,
-                                  mx_error *err)
+/* `matrix` with the rows' codes instead, which it owns; panels where possible. */
+static mx_status set_codes(mx_model *model, mx_matrix *matrix, const mx_quant *weights,
+                           uint8_t *codes, size_t code_bytes, mx_error *err)
 {
-    mx_matrix *matrix = &model->layers[layer].projections[projection];
     float *bias = matrix->bias;
     matrix->bias = NULL;
     size_t rows = matrix->n_rows, cols = matrix->n_cols;
@@ -336,29 +344,69 @@ mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection
     return mx_matrix_pack(&model->backend, matrix, err);
 }
 
+mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection projection,
+                                  const mx_quant *weights, uint8_t *codes, size_t code_bytes,
+                                  mx_error *err)
+{
+    return set_codes(model, &model->layers[layer].projections[projection], weights, codes,
+                     code_bytes, err);
+}
+
+mx_status mx_model_set_head(mx_model *model, const mx_quant *quant, uint8_t *codes,
+                            size_t code_bytes, mx_error *err)
+{
+    if (model->config.tied) {
+        /* Rows are rounded as they are read from the file: no second table. */
+        model->embedding.cast = *quant;
+    }
+    model->head.n_rows = model->config.vocab;
+    model->head.n_cols = model->config.hidden;
+    return set_codes(model, &model->head, quant, codes, code_bytes, err);
+}
+
+/* Gives back the file's pages that panels replaced. */
+static void drop_pages(const mx_model *model, const char *weight)
+{
+    char scale[NAME_SIZE + 24];
+    snprintf(scale, sizeof scale, "%s_scale", weight);
+    mx_checkpoint_drop(model->checkpoint, mx_checkpoint_find(model->checkpoint, weight));
+    mx_checkpoint_drop(model->checkpoint, mx_checkpoint_find(model->checkpoint, scale));
+}
+
+/* Codes in their final form, for inputs as the settings say. */
+static mx_status prepare_matrix(mx_model *model, mx_matrix *matrix, const char *weight,
+                                mx_error *err)
+{
+    if (matrix->kind == MX_MATRIX_PANELS) {
+        return MX_OK;
+    }
+    matrix->activations = model->specs.activations;
+    bool mapped = matrix->owned == NULL && model->checkpoint != NULL;
+    MX_TRY(mx_matrix_pack(&model->backend, matrix, err));
+    if (matrix->kind == MX_MATRIX_PANELS && mapped) {
+        drop_pages(model, weight);
+    }
+    return MX_OK;
+}
+
 mx_status mx_model_prepare(mx_model *model, mx_error *err)
 {
     if (model->prepared) {
         return MX_OK;
     }
-    char module[NAME_SIZE];
+    char module[NAME_SIZE], name[NAME_SIZE + 16];
     for (uint32_t layer = 0; layer < model->config.layers; layer++) {
         for (int p = 0; p < MX_PROJ_COUNT; p++) {
             mx_projection_name(layer, (mx_projection)p, module);
-            mx_matrix *matrix = &model->layers[layer].projections[p];
-            if (mx_specs_excludes(&model->specs, module) || matrix->kind == MX_MATRIX_PANELS) {
-                continue;
-            }
-            matrix->activations = model->specs.activations;
-            const uint8_t *source = matrix->owned == NULL ? matrix->data : NULL;
-            MX_TRY(mx_matrix_pack(&model->backend, matrix, err));
-            if (matrix->kind == MX_MATRIX_PANELS && source != NULL) {
-                /* The panels replace the file's pages in memory. */
-                char name[NAME_SIZE + 16];
+            if (!mx_specs_excludes(&model->specs, module)) {
                 snprintf(name, sizeof name, "%s.weight", module);
-                mx_checkpoint_drop(model->checkpoint, mx_checkpoint_find(model->checkpoint, name));
+                MX_TRY(prepare_matrix(model, &model->layers[layer].projections[p], name, err));
             }
         }
+    }
+    /* A head that is not quantized takes its inputs as they are. */
+    if (model->head.kind == MX_MATRIX_CODES && model->head.n_rows > 0) {
+        MX_TRY(prepare_matrix(model, &model->head, mx_llama_head_name(&model->config), err));
     }
     model->prepared = true;
     return MX_OK;
@@ -410,8 +458,10 @@ void mx_model_measure(const mx_model *model, mx_model_size *out)
     uint64_t norms = (2ull * model->config.layers + 1) * model->config.hidden * sizeof(float);
     out->total_bytes = out->projection_bytes + norms;
     out->total_bytes_fp32 = out->projection_bytes_fp32 + norms;
-    add_matrix(&model->embedding, &out->total_bytes, &out->total_bytes_fp32);
-    add_matrix(&model->head, &out->total_bytes, &out->total_bytes_fp32);
+    add_matrix(mx_model_head(model), &out->total_bytes, &out->total_bytes_fp32);
+    if (!model->config.tied) {
+        add_matrix(&model->embedding, &out->total_bytes, &out->total_bytes_fp32);
+    }
     out->activation_bits = bits / elements;
     out->activation_bytes_token = bits / 8;
     out->activation_bytes_token_fp32 = elements * 4;

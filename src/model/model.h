@@ -30,16 +30,19 @@ struct mx_model {
     mx_checkpoint *checkpoint;
     mx_llama_config config;  /* a copy of the checkpoint's */
     mx_tokenizer *tokenizer; /* NULL when the directory has none */
-    mx_specs specs;          /* what is in force: weights and activations */
+    mx_specs specs;          /* what is in force: weights, activations, head */
     bool prepared;           /* matrices are in their final form */
     mx_backend backend;
     mx_layer *layers;    /* [config.layers] */
     mx_matrix embedding; /* [vocab][hidden] */
-    mx_matrix head;      /* [vocab][hidden]; all zero when tied: use mx_model_head */
+    mx_matrix head;      /* [vocab][hidden]; all zero when the embedding is the head as it
+                            is stored: use mx_model_head */
     float *final_norm;   /* [hidden], owned */
 };
 
-/* The output head: the embedding when tied. */
+/* The output head: the embedding when tied and not quantized. A tied one that is
+ * quantized has the codes as its product takes them; the embedding then reads single
+ * rows from the file: decoded from its codes, or rounded as they are read. */
 const mx_matrix *mx_model_head(const mx_model *model);
 
 /* The tokenizer, or an error that says which file is missing. */
@@ -63,6 +66,10 @@ void mx_projection_shape(const mx_llama_config *config, mx_projection projection
 mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection projection,
                                   const mx_quant *weights, uint8_t *codes, size_t code_bytes,
                                   mx_error *err);
+
+/* The same for the head, and with it a tied embedding: `quant` has shared scales. */
+mx_status mx_model_set_head(mx_model *model, const mx_quant *quant, uint8_t *codes,
+                            size_t code_bytes, mx_error *err);
 
 /* Brings all matrices into the form that model->specs asks for; called by
  * mx_session_create. Settings are final from then on. */

@@ -234,12 +234,19 @@ static mx_status random_weights(mx_model *model, uint64_t seed, mx_error *err)
         MX_TRY(ones(config->hidden, &model->layers[layer].mlp_norm, err));
     }
     MX_TRY(ones(config->hidden, &model->final_norm, err));
-    MX_TRY(mx_matrix_random(&bf16, config->vocab, config->hidden, seed, 0, team, &model->embedding,
-                            err));
-    if (config->tied) {
-        return MX_OK;
+    const mx_quant *head = mx_quant_is_none(&model->specs.head) ? &bf16 : &model->specs.head;
+    const mx_quant *embedding = config->tied ? head : &bf16;
+    MX_TRY(mx_matrix_random(embedding, config->vocab, config->hidden, seed, 0, team,
+                            &model->embedding, err));
+    if (!config->tied) {
+        return mx_matrix_random(head, config->vocab, config->hidden, seed, 1, team, &model->head,
+                                err);
     }
-    return mx_matrix_random(&bf16, config->vocab, config->hidden, seed, 1, team, &model->head, err);
+    if (model->embedding.kind == MX_MATRIX_CODES) {
+        model->head = model->embedding;
+        model->head.owned = NULL; /* as of a file, whose codes become panels */
+    }
+    return MX_OK;
 }
 
 /* Bytes of all matrices at most: bf16, or the weight format's. */
@@ -254,8 +261,10 @@ static double weights_bytes(const mx_model *model)
     }
     mx_quant quant = projection_quant(model, "");
     double element = (quant.format->bits + 0.25) / 8; /* and its share of a scale */
+    /* Two at most: embedding and head, or a tied head's codes and panels. */
     double table = 2.0 * config->vocab * config->hidden;
-    return weights * config->layers * element + table * (config->tied ? 1 : 2);
+    bool one = config->tied && mx_quant_is_none(&model->specs.head);
+    return weights * config->layers * element + table * (one ? 1 : 2);
 }
 
 static mx_status check_memory(const mx_model *model, mx_error *err)

@@ -12,7 +12,8 @@
  * format of `specs` (NULL or unquantized, and what it excludes: bf16), codes
  * uniform over the finite codes of the format, scales so that a product keeps the
  * size of its input (weights of about 1 / sqrt(in)), give or take one binade.
- * Embedding and head are bf16, norms 1. Every number is Philox at (seed, matrix,
+ * Embedding and head are bf16, or the head (with a tied embedding) of specs' head
+ * format; norms 1. Every number is Philox at (seed, matrix,
  * row, column): the same for any thread count.
  *
  * A config whose weights exceed the machine's memory is MX_ERR_UNSUPPORTED: sizes

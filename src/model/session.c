@@ -71,7 +71,7 @@ static void carve_buffers(mx_session *session, carver *c)
     session->sin = carve(c, angles * sizeof(float));
     session->operand_scratch = carve(c, operand);
     session->product_scratch = carve(c, product);
-    session->streams = carve(c, tokens * sizeof(uint64_t));
+    session->streams = carve(c, max_size(tokens, SCORE_ROWS) * sizeof(uint64_t));
     session->places = carve(c, tokens * sizeof(mx_place));
     session->row_stride = (config->hidden + 255u) / 256 * 256;
     session->rows = carve(c, threads * session->row_stride * sizeof(float));

@@ -318,6 +318,9 @@ mx_status mx_layerwise_run(mx_layerwise *job, mx_error *err)
     MX_TRY(mx_method_check_rounding(&job->specs->weights, err));
     MX_TRY_GOTO(status, mx_model_open(job->model_path, job->threads, &r.student, err));
     MX_TRY_GOTO(status, mx_specs_copy(job->specs, &r.student->specs, err));
+    if (r.student->config.tied) {
+        r.student->embedding.cast = job->specs->head; /* hidden states begin with it */
+    }
     MX_TRY_GOTO(status, open_windows(&r, err));
     job->windows = r.windows.n;
     job->source_tokens = r.windows.source_tokens;

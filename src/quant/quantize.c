@@ -113,10 +113,18 @@ static mx_status expand_item(run *r, const mx_quantize_item *item, mx_error *err
     return MX_OK;
 }
 
-/* Takes one projection's figures into the sums of the summary. */
+/* Takes one weight's figures into the sums of the summary. */
 static void add_stats(run *r, const mx_quantize_item *item, double signal, double noise)
 {
     mx_quantize_stats *stats = &r->stats;
+    if (!mx_projection_is(item->rows.tensor->name)) {
+        stats->head_weights = item->rows.n_rows * item->rows.n_cols;
+        stats->head_bytes_in = item->rows.tensor->size;
+        stats->head_bytes_out = item->bytes_out;
+        stats->head_signal = signal;
+        stats->head_noise = noise;
+        return;
+    }
     stats->n_projections++;
     stats->weights += item->rows.n_rows * item->rows.n_cols;
     stats->projection_bytes_in += item->rows.tensor->size;
@@ -130,21 +138,21 @@ static void add_stats(run *r, const mx_quantize_item *item, double signal, doubl
     }
 }
 
-static size_t item_code_bytes(const run *r, const mx_quantize_item *item)
+static size_t item_code_bytes(const mx_quantize_item *item)
 {
-    return item->rows.n_rows * mx_row_code_bytes(&r->specs->weights, item->rows.n_cols);
+    return item->rows.n_rows * mx_row_code_bytes(item->quant, item->rows.n_cols);
 }
 
 /*
- * Writes a quantized projection. The scales come first: the tensor that ends an
+ * Writes a quantized weight. The scales come first: the tensor that ends an
  * item carries the figures of the whole, and is the last to be recorded.
  */
 static mx_status store_item(run *r, const mx_quantize_item *item, const uint8_t *codes,
                             const uint8_t *scales, mx_error *err)
 {
-    const mx_quant *quant = &r->specs->weights;
+    const mx_quant *quant = item->quant;
     const mx_rows *rows = &item->rows;
-    size_t code_bytes = item_code_bytes(r, item);
+    size_t code_bytes = item_code_bytes(item);
     size_t scale_bytes = rows->n_rows * mx_row_scale_count(quant, rows->n_cols);
     double signal = 0, noise = 0;
     MX_TRY(mx_rtn_noise(rows, quant, r->team, codes, scales, &signal, &noise, err));
@@ -166,8 +174,8 @@ done:
 
 static mx_status quantize_item(run *r, const mx_quantize_item *item, mx_error *err)
 {
-    uint8_t *codes = r->work, *scales = r->work + item_code_bytes(r, item);
-    MX_TRY(mx_rtn_rows(&item->rows, &r->specs->weights, r->team, codes, scales, err));
+    uint8_t *codes = r->work, *scales = r->work + item_code_bytes(item);
+    MX_TRY(mx_rtn_rows(&item->rows, item->quant, r->team, codes, scales, err));
     return store_item(r, item, codes, scales, err);
 }
 
@@ -209,7 +217,9 @@ static mx_status write_items(run *r, mx_error *err)
     for (size_t i = 0; i < r->plan.n_items; i++) {
         const mx_quantize_item *item = &r->plan.items[i];
         MX_TRY(report_progress(r, 0, err));
-        bool later = r->packed != NULL && item->action == MX_ITEM_PACK;
+        /* Methods with calibration are for projections: the head is rounded. */
+        bool later = r->packed != NULL && item->action == MX_ITEM_PACK &&
+                     mx_projection_is(item->rows.tensor->name);
         if (!take_finished(r, item) && !later) {
             MX_TRY(write_item(r, item, err));
             mx_checkpoint_drop(r->checkpoint, item->rows.tensor);
@@ -238,7 +248,7 @@ static mx_status sink_load(void *ctx, uint32_t layer, mx_projection projection, 
 {
     const run *r = ctx;
     const mx_quantize_item *item = packed_item(r, layer, projection);
-    size_t code_bytes = item_code_bytes(r, item);
+    size_t code_bytes = item_code_bytes(item);
     MX_TRY(mx_export_read(r->export, item->plan, packed, code_bytes, err));
     return mx_export_read(r->export, item->plan + 1, packed + code_bytes,
                           item->bytes_out - code_bytes, err);
@@ -343,6 +353,12 @@ static mx_status check_request(const mx_checkpoint *checkpoint, const mx_specs *
     if (specs->weights.format == NULL) {
         return mx_error_set(err, MX_ERR_ARGUMENT,
                             "quantize: weights: unquantized by these settings");
+    }
+    if (!mx_quant_is_scaled(&specs->weights) && !mx_quant_is_none(&specs->head)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "quantize: head: a plain checkpoint of %s weights cannot record a "
+                            "head of %s; leave it fp32 here and give it to eval",
+                            specs->weights.format->name, specs->head.format->name);
     }
     /* A plain checkpoint has no place for it, and dropping it would be silent. */
     if (!mx_quant_is_scaled(&specs->weights) && !mx_quant_is_none(&specs->activations)) {

@@ -1,6 +1,7 @@
 #include "quant/quantize_plan.h"
 
 #include "base/str.h"
+#include "io/llama_layout.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -14,18 +15,6 @@ static mx_dtype plain_dtype(const mx_format *format)
     return format->exponent_bits == 5 ? MX_DTYPE_F16 : MX_DTYPE_BF16;
 }
 
-/* True when the projection `name` ("....weight") is excluded by its module name. */
-static mx_status is_excluded(const mx_specs *specs, const char *name, bool *out, mx_error *err)
-{
-    char *module = mx_str_copy(name, strlen(name) - strlen(".weight"));
-    if (module == NULL) {
-        return mx_error_nomem(err, name, strlen(name));
-    }
-    *out = mx_specs_excludes(specs, module);
-    free(module);
-    return MX_OK;
-}
-
 static mx_tensor_plan *add_tensor(mx_quantize_plan *plan, const char *name, mx_dtype dtype,
                                   uint64_t rows, uint64_t cols)
 {
@@ -35,9 +24,9 @@ static mx_tensor_plan *add_tensor(mx_quantize_plan *plan, const char *name, mx_d
 }
 
 /* X.weight [out][code bytes] and X.weight_scale [out][blocks], both U8. */
-static mx_status add_packed(mx_quantize_plan *plan, mx_quantize_item *item, const mx_quant *quant,
-                            mx_error *err)
+static mx_status add_packed(mx_quantize_plan *plan, mx_quantize_item *item, mx_error *err)
 {
+    const mx_quant *quant = item->quant;
     const mx_tensor *source = item->rows.tensor;
     mx_str name = {0};
     mx_str_addf(&name, "%s_scale", source->name);
@@ -65,22 +54,17 @@ static mx_status add_item(mx_quantize_plan *plan, const mx_checkpoint *checkpoin
                           const mx_tensor *tensor, const mx_specs *specs, mx_team *team,
                           mx_error *err)
 {
-    const mx_quant *quant = &specs->weights;
     mx_quantize_item *item = &plan->items[plan->n_items];
-    bool excluded = false;
     MX_TRY(mx_checkpoint_rows(checkpoint, tensor->name, &item->rows, err));
-    bool projection = mx_projection_is(tensor->name);
-    if (projection) {
-        MX_TRY(is_excluded(specs, tensor->name, &excluded, err));
-        plan->n_excluded += excluded;
-    }
+    item->quant = mx_llama_weight_quant(mx_checkpoint_config(checkpoint), specs, tensor->name);
+    plan->n_excluded += mx_projection_is(tensor->name) && item->quant == NULL;
     item->plan = plan->n_tensors;
-    if (projection && !excluded && mx_quant_is_scaled(quant)) {
+    if (item->quant != NULL && mx_quant_is_scaled(item->quant)) {
         item->action = MX_ITEM_PACK;
-        MX_TRY(add_packed(plan, item, quant, err));
-    } else if (projection && !excluded) {
+        MX_TRY(add_packed(plan, item, err));
+    } else if (item->quant != NULL) {
         item->action = MX_ITEM_CAST;
-        add_plain(plan, item, plain_dtype(quant->format));
+        add_plain(plan, item, plain_dtype(item->quant->format));
     } else if (mx_dtype_get(tensor->dtype)->block == 1) {
         item->action = MX_ITEM_COPY;
         add_plain(plan, item, tensor->dtype);

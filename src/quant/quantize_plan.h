@@ -18,15 +18,16 @@ typedef enum mx_item_action {
     MX_ITEM_COPY,   /* bytes as stored, GGUF's row permutation undone */
     MX_ITEM_EXPAND, /* a GGUF block type, stored in a plain type that holds it exactly */
     MX_ITEM_CAST,   /* a projection rounded to bf16 / fp16 / fp32 */
-    MX_ITEM_PACK,   /* a projection as MX codes and scales: two tensors */
+    MX_ITEM_PACK,   /* a projection or the head as MX codes and scales: two tensors */
 } mx_item_action;
 
 /* One source tensor. */
 typedef struct mx_quantize_item {
     mx_rows rows;
     mx_item_action action;
-    size_t plan;        /* its tensor among the plans; PACK: the next is its scales */
-    uint64_t bytes_out; /* of its one or two tensors */
+    const mx_quant *quant; /* CAST, PACK: of the settings, borrowed; else NULL */
+    size_t plan;           /* its tensor among the plans; PACK: the next is its scales */
+    uint64_t bytes_out;    /* of its one or two tensors */
 } mx_quantize_item;
 
 typedef struct mx_quantize_plan {
@@ -87,9 +88,12 @@ typedef struct mx_quantize_stats {
     double signal, noise;          /* over all of them */
     double lowest_sqnr;            /* in dB */
     const char *lowest_name;       /* the projection that has it; NULL: none was noisy */
-    size_t n_resumed;              /* tensors taken over from an interrupted run */
-    const char *method;            /* "rtn" */
-    char calibration[256];         /* one line on what it saw; "" for rtn */
+    uint64_t head_weights;         /* 0: not quantized */
+    uint64_t head_bytes_in, head_bytes_out;
+    double head_signal, head_noise;
+    size_t n_resumed;      /* tensors taken over from an interrupted run */
+    const char *method;    /* "rtn" */
+    char calibration[256]; /* one line on what it saw; "" for rtn */
     double seconds;
 } mx_quantize_stats;
 

@@ -22,6 +22,24 @@ static void add_sqnr(mx_str *text, const mx_quantize_stats *stats)
                 stats->lowest_name != NULL ? stats->lowest_name : "-");
 }
 
+/* A quantized head, which is the embedding too when tied. */
+static void add_head(mx_str *text, const mx_quantize_stats *stats)
+{
+    if (stats->head_weights == 0) {
+        return;
+    }
+    double weights = (double)stats->head_weights;
+    mx_str_addf(text,
+                "  head         %.1f M weights: %.1f MB as stored, %.1f MB now (%.3f bits a "
+                "weight)",
+                weights / 1e6, megabytes(stats->head_bytes_in), megabytes(stats->head_bytes_out),
+                8 * (double)stats->head_bytes_out / weights);
+    if (stats->head_noise > 0) {
+        mx_str_addf(text, ", SQNR %.2f dB", 10 * log10(stats->head_signal / stats->head_noise));
+    }
+    mx_str_add(text, "\n");
+}
+
 mx_status mx_quantize_report(const mx_quantize_plan *plan, const mx_quantize_stats *stats,
                              const mx_specs *specs, const mx_export *export, const char *out_dir,
                              char **out, mx_error *err)
@@ -43,8 +61,10 @@ mx_status mx_quantize_report(const mx_quantize_plan *plan, const mx_quantize_sta
     if (plan->n_excluded > 0) {
         mx_str_addf(&text, "; %zu more excluded", plan->n_excluded);
     }
-    mx_str_addf(&text, "\n  all tensors  %.1f MB as stored, %.1f MB now\n",
-                megabytes(plan->bytes_in), megabytes(mx_export_bytes(export)));
+    mx_str_add(&text, "\n");
+    add_head(&text, stats);
+    mx_str_addf(&text, "  all tensors  %.1f MB as stored, %.1f MB now\n", megabytes(plan->bytes_in),
+                megabytes(mx_export_bytes(export)));
     if (stats->n_projections > 0) {
         add_sqnr(&text, stats);
     }

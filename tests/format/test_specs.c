@@ -109,7 +109,7 @@ static void bad_keys_and_values_are_named(void **state)
         {"exclude", "", "exclude: the glob is empty"},
         {"exclude", "*a*b*c*d*", "exclude: '*a*b*c*d*' has more than 4 stars"},
         {"blocks", "32",
-         "unknown setting 'blocks' (weights, activations, block, scale_rule, "
+         "unknown setting 'blocks' (weights, activations, head, block, scale_rule, "
          "activation_scale_rule, round, seed, exclude)"},
     };
     mx_specs *specs = specs_new();
@@ -235,6 +235,45 @@ static void contract_of_one_operand(void **state)
     json_decref(object);
 }
 
+/* The head has a format of its own and the weights' settings; a contract without one
+ * is that of a model whose head is not quantized. */
+static void head_goes_by_the_weights_settings(void **state)
+{
+    (void)state;
+    mx_specs *specs = specs_new(), back;
+    json_t *object;
+    set(specs, "head", "mxfp6_e2m3");
+    assert_described(specs, "W fp32 / A fp32 / head mxfp6_e2m3, block 32, floor, nearest");
+    set(specs, "weights", "mxfp4_e2m1");
+    set(specs, "scale_rule", "rceil");
+    set(specs, "block", "16");
+    set(specs, "round", "dither");
+    set(specs, "seed", "3");
+    assert_described(specs,
+                     "W mxfp4_e2m1 / A fp32 / head mxfp6_e2m3, block 16, rceil, dither (seed 3)");
+    assert_int_equal(mx_specs_to_json(specs, &object, NULL), MX_OK);
+    assert_int_equal(mx_specs_from_json(object, "c", &back, NULL), MX_OK);
+    assert_quant_equal(&back.head, &specs->head);
+    mx_specs_clear(&back);
+    assert_int_equal(json_object_del(object, "head"), 0);
+    assert_int_equal(mx_specs_from_json(object, "c", &back, NULL), MX_OK);
+    assert_null(back.head.format);
+    assert_int_equal(back.head.block, 16);
+    mx_specs_clear(&back);
+    json_decref(object);
+    specs->head.rule = MX_SCALE_EVEN;
+    assert_described(specs, "W mxfp4_e2m1 (block 16, rceil, dither (seed 3)) / A fp32 / head "
+                            "mxfp6_e2m3 (block 16, even, dither (seed 3))");
+
+    mx_error err = {0};
+    assert_int_equal(mx_specs_set(specs, "head", "bf16", &err), MX_ERR_ARGUMENT);
+    assert_string_equal(err.text, "head: bf16 has no shared scales; fp32 leaves the head as it is");
+    assert_string_equal(specs->head.format->name, "fp6_e2m3");
+    set(specs, "head", "fp32");
+    assert_null(specs->head.format);
+    mx_specs_free(specs);
+}
+
 static void contract_is_read_strictly(void **state)
 {
     (void)state;
@@ -274,6 +313,10 @@ static void contract_is_read_strictly(void **state)
          "\"round\": \"even\", \"flush_subnormals\": 0, \"seed\": 0}, \"activations\": null, "
          "\"exclude\": []}",
          "f: weights: flush_subnormals: must be true or false"},
+        {"{\"weights\": null, \"activations\": null, \"exclude\": [], \"head\": null}",
+         "f: head: must be a format with shared scales"},
+        {"{\"weights\": null, \"activations\": null, \"exclude\": [], \"head\": {}}",
+         "f: head: format: missing"},
     };
     for (size_t i = 0; i < MX_COUNT(cases); i++) {
         json_t *object;
@@ -341,6 +384,7 @@ int main(void)
         cmocka_unit_test(description_tells_what_acts),
         cmocka_unit_test(contract_makes_the_round_trip),
         cmocka_unit_test(contract_of_one_operand),
+        cmocka_unit_test(head_goes_by_the_weights_settings),
         cmocka_unit_test(contract_is_read_strictly),
         cmocka_unit_test(contract_refuses_what_json_cannot_hold),
         cmocka_unit_test(table_lists_everything),

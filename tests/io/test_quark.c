@@ -128,6 +128,41 @@ static void test_quant_method(void **state)
     }
 }
 
+/* A quantized head is no exclude but a layer of its own contract, and nothing that
+ * Quark's loaders know. */
+static void test_head(void **state)
+{
+    (void)state;
+    static const char *const formats[] = {"fp4_e2m1", "fp6_e2m3", "fp8_e4m3", "int8"};
+    mx_llama_config config = small_config();
+    for (size_t i = 0; i < 2 * MX_COUNT(formats); i++) {
+        mx_specs specs = {0}, back;
+        mx_error error = {0};
+        json_t *object;
+        const char *method;
+        config.tied = i % 2 == 0;
+        specs.weights = make_quant("fp4_e2m1", 32, MX_SCALE_FLOOR, MX_ROUND_EVEN);
+        specs.activations = make_quant("fp6_e2m3", 32, MX_SCALE_FLOOR, MX_ROUND_EVEN);
+        specs.head = make_quant(formats[i / 2], 32, MX_SCALE_RCEIL, MX_ROUND_EVEN);
+        assert_ok(mx_quark_to_json(&specs, &config, "rtn", &object, err));
+        assert_string_equal(json_string_value(json_object_get(object, "quant_method")), "mxlm");
+        assert_int_equal(json_array_size(json_object_get(object, "exclude")), 0);
+        json_t *layers = json_object_get(object, "layer_quant_config");
+        const json_t *weight = json_object_get(json_object_get(layers, "lm_head"), "weight");
+        assert_non_null(json_object_get(weight, "dtype"));
+        assert_ok(mx_quark_parse(object, &config, "c", &back, &method, err));
+        compare_quants(&specs.head, &back.head);
+        compare_quants(&specs.weights, &back.weights);
+        mx_specs_clear(&back);
+        /* Two readers must not see two heads. */
+        json_object_clear(layers);
+        assert_int_equal(mx_quark_parse(object, &config, "c", &back, &method, &error),
+                         MX_ERR_FORMAT);
+        expect_text(&error, "layer_quant_config: contradicts quantization_config.mxlm");
+        json_decref(object);
+    }
+}
+
 static void test_unquantized_weights(void **state)
 {
     (void)state;
@@ -599,7 +634,9 @@ static void test_broken_directories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quant_method),        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_quant_method),
+        cmocka_unit_test(test_head),
+        cmocka_unit_test(test_round_trip),
         cmocka_unit_test(test_unquantized_weights), cmocka_unit_test(test_mxlm_edits),
         cmocka_unit_test(test_quark_config),        cmocka_unit_test(test_quark_excludes),
         cmocka_unit_test(test_quark_edits),         cmocka_unit_test(test_directory),

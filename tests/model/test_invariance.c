@@ -9,7 +9,8 @@ enum { N_SEQUENCES = 32, MAX_LENGTH = 50 };
 
 /* Unquantized; the exact integer product; the fp32 product with fp8 on both sides;
  * ties away from zero; other blocks; a weight-only and an activation-only setting;
- * stochastic rounding. */
+ * stochastic rounding; a quantized head, which is the embedding too in all but
+ * llama_headdim. */
 static const char *const settings[] = {
     "",
     "weights=mxfp4_e2m1 activations=mxfp6_e2m3 block=32 round=even",
@@ -19,6 +20,9 @@ static const char *const settings[] = {
     "weights=mxfp4_e2m1 block=32 scale_rule=rceil round=even",
     "activations=mxfp6_e3m2 block=32 round=even",
     "weights=mxfp4_e2m1 activations=mxfp6_e2m3 block=32 round=dither seed=7",
+    "weights=mxfp4_e2m1 activations=mxfp6_e2m3 head=mxfp4_e2m1 block=32 round=even",
+    "weights=mxint8 activations=mxfp6_e2m3 head=mxfp6_e2m3 block=32 round=dither seed=9",
+    "head=mxfp8_e4m3 block=32",
 };
 
 /* Grouped queries; ragged blocks and rows; biases and two layers; an odd head_dim

@@ -28,13 +28,17 @@ static const char *const formats[] = {
     "weights=fp8_e5m2 round=floor",
     "weights=int8 activations=int8 scale_rule=ceil",
     "weights=int4 round=dither seed=77",
+    FIXTURE_W4A6 " head=mxfp4_e2m1",
+    "weights=fp4_e2m1 head=fp8_e4m3 scale_rule=rceil block=16",
+    "weights=int8 activations=int8 head=int8 block=axis",
+    "weights=fp6_e2m3 head=fp6_e3m2 round=dither seed=5",
     "weights=int2",
 };
 
-/* Codes and scales of projection `name` equal mx_row_encode of the source's rows. */
-static void check_packed(const mx_checkpoint *source, const mx_checkpoint *out, const char *name)
+/* Codes and scales of `name` equal mx_row_encode of the source's rows. */
+static void check_packed(const mx_checkpoint *source, const mx_checkpoint *out, const char *name,
+                         const mx_quant *quant)
 {
-    const mx_quant *quant = &mx_checkpoint_specs(out)->weights;
     mx_rows from = fixture_rows(source, name);
     mx_rows codes = fixture_rows(out, name);
     char scale_name[256];
@@ -83,14 +87,19 @@ static size_t check_directory(const char *model, const char *dir)
     size_t packed = 0;
     for (size_t i = 0; i < mx_checkpoint_count(source); i++) {
         const char *name = mx_checkpoint_at(source, i)->name;
-        bool excluded = false;
+        const mx_specs *specs = mx_checkpoint_specs(out);
+        const mx_quant *quant = NULL;
         if (mx_projection_is(name)) {
             char module[256];
             snprintf(module, sizeof module, "%.*s", (int)(strlen(name) - 7), name);
-            excluded = mx_specs_excludes(mx_checkpoint_specs(out), module);
+            quant = mx_specs_excludes(specs, module) ? NULL : &specs->weights;
+        } else if (specs->head.format != NULL) {
+            bool tied = mx_checkpoint_config(source)->tied;
+            const char *head = tied ? "model.embed_tokens.weight" : "lm_head.weight";
+            quant = strcmp(name, head) == 0 ? &specs->head : NULL;
         }
-        if (mx_projection_is(name) && !excluded) {
-            check_packed(source, out, name);
+        if (quant != NULL) {
+            check_packed(source, out, name, quant);
             packed++;
         } else {
             check_kept(source, out, name);
@@ -116,8 +125,12 @@ static void test_directories(void **state)
                 fixture_quantize(model, out, (fixture_run){.settings = formats[f]}, &summary, &err),
                 err);
             assert_true(strstr(summary, "SQNR") != NULL && strstr(summary, out) != NULL);
+            bool head = strstr(formats[f], "head=") != NULL;
+            assert_true((strstr(summary, "\n  head  ") != NULL) == head);
             free(summary);
-            assert_true(check_directory(model, out) >= 7);
+            size_t packed = check_directory(model, out);
+            assert_int_equal(packed % 7, head ? 1 : 0);
+            assert_true(packed >= 7);
             assert_false(mx_path_is_dir(fixture_path("out.partial")));
             fixture_remove(out);
         }

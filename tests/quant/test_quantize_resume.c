@@ -35,7 +35,7 @@ static bool stop_watch(void *ctx, const mx_progress *progress)
 }
 
 static char model[FIXTURE_PATH];
-static const char *const settings = FIXTURE_W4A6 " exclude=o_proj";
+static const char *const settings = FIXTURE_W4A6 " exclude=o_proj head=fp6_e2m3";
 
 static mx_status run_stopped(const char *out, stop *s, bool resume, mx_error *err)
 {
@@ -102,7 +102,7 @@ static void test_cancelled_at_every_call(void **state)
         fixture_same_folders(fixture_path("whole"), out);
         fixture_remove(out);
     }
-    assert_int_equal(n_kept, calls - 2); /* the first tensor's two calls */
+    assert_int_equal(n_kept, calls - 1); /* the first tensor's call */
 }
 
 /* Stopped again and again, each time a little later. */
