@@ -57,22 +57,32 @@ typedef struct mx_f32_product {
     size_t out_stride;
 } mx_f32_product;
 
+/* Keys a block of attention; blocks start at multiples of it. */
+#define MX_ATTENTION_BLOCK 64
+
 /*
- * Attention of the query heads of one KV head, at one token, over keys
- * [0, n_keys). Per head h:
- *     s[j] = scale * (fma chain over d ascending of q[h][d] * K[j][d])
- *     m = max s;  p[j] = mx_exp(s[j] - m);  z = 16-lane sum of p
- *     out[h][d] = (fma chain over j ascending of p[j] * V[j][d]) / z
+ * Attention of n_tokens consecutive tokens of one sequence, for the n_heads query
+ * heads that share one KV head. Token t sees keys [0, n_keys + t). Softmax is taken
+ * online, block by block (Milakov and Gimelshein, arXiv 1805.02867; Dao et al.,
+ * arXiv 2205.14135). Per token and head, from m = -FLT_MAX, z[16] = +0, a[d] = +0,
+ * over blocks of MX_ATTENTION_BLOCK keys ascending, of the last one the keys seen:
+ *     s[j] = scale * (fma chain over d ascending of q[d] * K[j][d])
+ *     m' = the largest of m and the s[j] that are not NaN
+ *     c = mx_exp(m - m');  p[j] = mx_exp(s[j] - m')
+ *     z[i] = z[i] * c, then + p[j] for j = i, i + 16, ... of the block
+ *     a[d] = a[d] * c, then the fma chain over j ascending of p[j] * V[j][d];  m = m'
+ * and out[d] = a[d] / (z folded as in the 16-lane sum). Blocks lie at places of the
+ * sequence, not of the call, so a token's bits do not depend on n_tokens.
  */
 typedef struct mx_attention {
-    const float *q; /* [n_heads][head_dim] */
-    size_t n_heads, head_dim;
-    const float *k; /* [ceil(n_keys / 16)][head_dim][16]: keys in tiles of 16 positions */
-    const float *v; /* [n_keys][head_dim] */
-    size_t n_keys;
+    const float *q; /* [n_tokens][stride], of it [n_heads][head_dim] */
+    size_t stride;  /* of q and out */
+    size_t n_tokens, n_heads, head_dim;
+    const float *k; /* [ceil(n / 16)][head_dim][16], n = n_keys + n_tokens - 1: tiles of 16 keys */
+    const float *v; /* [n][head_dim] */
+    size_t n_keys;  /* that the first token sees, itself included: >= 1 */
     float scale;
-    float *scores; /* scratch [n_heads][n_keys rounded up to 16] */
-    float *out;    /* [n_heads][head_dim] */
+    float *out; /* like q, which it may not overlap */
 } mx_attention;
 
 /* Statistics of one row of logits. */
@@ -83,7 +93,7 @@ typedef struct mx_row_stats {
 } mx_row_stats;
 
 typedef struct mx_kernels {
-    const char *name; /* "ref", "avx2", "avx512" */
+    const char *name; /* of the last ISA of isas.def that wrote to the table, or "ref" */
 
     /* --- MX operands of the exact integer product ------------------------- */
 

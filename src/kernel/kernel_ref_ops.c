@@ -3,7 +3,9 @@
 
 #include "kernel/exp_constants.h"
 
+#include <float.h>
 #include <math.h>
+#include <string.h>
 
 enum { LANES = 16 };
 
@@ -73,39 +75,60 @@ void mx_ref_rope(float *x, size_t n_heads, size_t head_dim, const float *cos, co
     }
 }
 
-/* scores [n_keys] of one head q [head_dim]; returns the largest. */
-static float attention_scores(const mx_attention *p, const float *q, float *scores)
+/* Scores of q [head_dim] and keys [begin, end), a block; returns the largest, or
+ * `max` when that is larger. */
+static float block_scores(const mx_attention *p, const float *q, size_t begin, size_t end,
+                          float max, float *scores)
 {
-    float max = -INFINITY;
-    for (size_t j = 0; j < p->n_keys; j++) {
+    for (size_t j = begin; j < end; j++) {
         const float *k = p->k + j / LANES * p->head_dim * LANES + j % LANES;
         float dot = 0;
         for (size_t d = 0; d < p->head_dim; d++) {
             dot = fmaf(q[d], k[d * LANES], dot);
         }
-        scores[j] = p->scale * dot;
-        max = scores[j] > max ? scores[j] : max;
+        scores[j - begin] = p->scale * dot;
+        max = scores[j - begin] > max ? scores[j - begin] : max;
     }
     return max;
 }
 
+/* One head of one token, which sees n_keys; out [head_dim] rests the sums. */
+static void attention_row(const mx_attention *p, const float *q, size_t n_keys, float *out)
+{
+    float max = -FLT_MAX, lanes[LANES] = {0}, weights[MX_ATTENTION_BLOCK];
+    memset(out, 0, p->head_dim * sizeof *out);
+    for (size_t begin = 0; begin < n_keys; begin += MX_ATTENTION_BLOCK) {
+        size_t rest = n_keys - begin, n = rest < MX_ATTENTION_BLOCK ? rest : MX_ATTENTION_BLOCK;
+        float before = max;
+        max = block_scores(p, q, begin, begin + n, max, weights);
+        float factor = mx_exp(before - max);
+        for (size_t i = 0; i < LANES; i++) {
+            lanes[i] *= factor;
+        }
+        for (size_t j = 0; j < n; j++) {
+            weights[j] = mx_exp(weights[j] - max);
+            lanes[j % LANES] += weights[j];
+        }
+        for (size_t d = 0; d < p->head_dim; d++) {
+            float mixed = out[d] * factor;
+            for (size_t j = 0; j < n; j++) {
+                mixed = fmaf(weights[j], p->v[(begin + j) * p->head_dim + d], mixed);
+            }
+            out[d] = mixed;
+        }
+    }
+    float sum = fold(lanes);
+    for (size_t d = 0; d < p->head_dim; d++) {
+        out[d] /= sum;
+    }
+}
+
 void mx_ref_attention(const mx_attention *p)
 {
-    for (size_t h = 0; h < p->n_heads; h++) {
-        float *scores = p->scores + h * ((p->n_keys + LANES - 1) / LANES * LANES);
-        float max = attention_scores(p, p->q + h * p->head_dim, scores);
-        float lanes[LANES] = {0};
-        for (size_t j = 0; j < p->n_keys; j++) {
-            scores[j] = mx_exp(scores[j] - max);
-            lanes[j % LANES] += scores[j];
-        }
-        float sum = fold(lanes);
-        for (size_t d = 0; d < p->head_dim; d++) {
-            float mixed = 0;
-            for (size_t j = 0; j < p->n_keys; j++) {
-                mixed = fmaf(scores[j], p->v[j * p->head_dim + d], mixed);
-            }
-            p->out[h * p->head_dim + d] = mixed / sum;
+    for (size_t t = 0; t < p->n_tokens; t++) {
+        for (size_t h = 0; h < p->n_heads; h++) {
+            size_t at = t * p->stride + h * p->head_dim;
+            attention_row(p, p->q + at, p->n_keys + t, p->out + at);
         }
     }
 }

@@ -2,6 +2,8 @@
 #ifndef MX_KERNEL_LANES_AVX2_H
 #define MX_KERNEL_LANES_AVX2_H
 
+#include "kernel/lanes_x86.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,9 +18,8 @@ typedef lanes lanes_mask; /* all bits of a lane alike */
 enum {
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
-    LANES_HEADS = 2,
-    LANES_KEYS = 2,
-    LANES_DIMS = 2, /* attention */
+    LANES_KEYS = 1,
+    LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
 };
 
 static inline lanes lanes_load(const float *p)
@@ -190,8 +191,17 @@ static inline float lanes_fold(lanes v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
+/* The largest lane, of zeros any. No lane may be NaN. */
+static inline float lanes_fold_max(lanes v)
+{
+    __m256 a = _mm256_max_ps(v.low, v.high);
+    __m128 b = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    b = _mm_max_ps(b, _mm_movehl_ps(b, b));
+    return _mm_cvtss_f32(_mm_max_ss(b, _mm_shuffle_ps(b, b, 1)));
+}
+
 /* Integral lanes of at most 127 in magnitude, as bytes. */
-static inline __m128i lanes_to_bytes(lanes v)
+static inline lanes_bytes lanes_to_bytes(lanes v)
 {
     __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.low), _mm256_cvtps_epi32(v.high));
     words = _mm256_permute4x64_epi64(words, 0xD8); /* packs works within 128 bits */

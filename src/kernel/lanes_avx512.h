@@ -5,6 +5,8 @@
 #ifndef MX_KERNEL_LANES_AVX512_H
 #define MX_KERNEL_LANES_AVX512_H
 
+#include "kernel/lanes_x86.h"
+
 #include <immintrin.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -16,9 +18,8 @@ typedef __mmask16 lanes_mask;
 enum {
     LANES_F32_PANELS = 2,
     LANES_F32_TOKENS = 12, /* fp32 product */
-    LANES_HEADS = 4,
-    LANES_KEYS = 2,
-    LANES_DIMS = 4, /* attention */
+    LANES_KEYS = 4,
+    LANES_DIMS = 4, /* attention, by LANES_ROWS rows */
 };
 
 static inline lanes lanes_load(const float *p)
@@ -159,8 +160,14 @@ static inline float lanes_fold(lanes v)
     return _mm_cvtss_f32(_mm_add_ss(b, _mm_shuffle_ps(b, b, 1)));
 }
 
+/* The largest lane, of zeros any. No lane may be NaN. */
+static inline float lanes_fold_max(lanes v)
+{
+    return _mm512_reduce_max_ps(v);
+}
+
 /* Integral lanes of at most 127 in magnitude, as bytes. */
-static inline __m128i lanes_to_bytes(lanes v)
+static inline lanes_bytes lanes_to_bytes(lanes v)
 {
     return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
 }

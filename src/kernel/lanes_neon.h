@@ -21,9 +21,8 @@ typedef struct lanes_mask { /* all bits of a lane alike */
 enum {
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
-    LANES_HEADS = 4,
     LANES_KEYS = 1,
-    LANES_DIMS = 1, /* attention */
+    LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
 };
 
 /* A struct of type `type` whose parts are f of the parts of a, (b, (c)). */
@@ -235,45 +234,52 @@ static inline float lanes_fold(lanes v)
     return vget_lane_f32(b, 0) + vget_lane_f32(b, 1);
 }
 
+/* The largest lane, of zeros any. No lane may be NaN. */
+static inline float lanes_fold_max(lanes v)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(v.q0, v.q1), vmaxq_f32(v.q2, v.q3)));
+}
+
+typedef int32x4_t lanes_bytes; /* 16 bytes, by fours */
+
 /* Integral lanes of at most 127 in magnitude, as bytes. */
-static inline int32x4_t lanes_to_bytes(lanes v)
+static inline lanes_bytes lanes_to_bytes(lanes v)
 {
     int16x8_t low = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(v.q0)), vmovn_s32(vcvtnq_s32_f32(v.q1)));
     int16x8_t high = vcombine_s16(vmovn_s32(vcvtnq_s32_f32(v.q2)), vmovn_s32(vcvtnq_s32_f32(v.q3)));
     return vreinterpretq_s32_s8(vcombine_s8(vmovn_s16(low), vmovn_s16(high)));
 }
 
-/* What lanes_tile.h does with such bytes it says in the words of SSE. */
-typedef int32x4_t __m128i;
-
-static inline __m128i _mm_setzero_si128(void)
+static inline lanes_bytes lanes_bytes_zero(void)
 {
     return vdupq_n_s32(0);
 }
 
-static inline __m128i _mm_unpacklo_epi32(__m128i a, __m128i b)
+/* `p` is 16-byte aligned. */
+static inline void lanes_bytes_store(uint8_t *p, lanes_bytes bytes)
 {
-    return vzip1q_s32(a, b);
+    vst1q_u8(p, vreinterpretq_u8_s32(bytes));
 }
 
-static inline __m128i _mm_unpackhi_epi32(__m128i a, __m128i b)
-{
-    return vzip2q_s32(a, b);
-}
-
-static inline __m128i _mm_unpacklo_epi64(__m128i a, __m128i b)
+static inline lanes_bytes lanes_bytes_low_halves(lanes_bytes a, lanes_bytes b)
 {
     return vreinterpretq_s32_s64(vzip1q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
 }
 
-static inline __m128i _mm_unpackhi_epi64(__m128i a, __m128i b)
+static inline lanes_bytes lanes_bytes_high_halves(lanes_bytes a, lanes_bytes b)
 {
     return vreinterpretq_s32_s64(vzip2q_s64(vreinterpretq_s64_s32(a), vreinterpretq_s64_s32(b)));
 }
 
-static inline void _mm_store_si128(void *p, __m128i v)
+/* rows[i]'s j-th 4 bytes become rows[j]'s i-th. */
+static inline void lanes_bytes_transpose(lanes_bytes rows[4])
 {
-    vst1q_u8(p, vreinterpretq_u8_s32(v));
+    lanes_bytes a = vzip1q_s32(rows[0], rows[1]), b = vzip1q_s32(rows[2], rows[3]);
+    lanes_bytes c = vzip2q_s32(rows[0], rows[1]), d = vzip2q_s32(rows[2], rows[3]);
+    rows[0] = lanes_bytes_low_halves(a, b);
+    rows[1] = lanes_bytes_high_halves(a, b);
+    rows[2] = lanes_bytes_low_halves(c, d);
+    rows[3] = lanes_bytes_high_halves(c, d);
 }
 
 static inline float32x4_t lanes_quarter_from_u32(const uint32_t *p)

@@ -100,18 +100,6 @@ static void lanes_add_row(const float *x, size_t n, float *inout)
     lanes_store_part(inout + i, v, n - i);
 }
 
-/* The largest lane. No lane may be NaN. */
-static inline float lanes_fold_max(lanes v)
-{
-    float x[16];
-    lanes_store(x, v);
-    float max = x[0];
-    for (int j = 1; j < 16; j++) {
-        max = x[j] > max ? x[j] : max;
-    }
-    return max;
-}
-
 /* The largest of x [n], NaN passed over: -Inf when nothing else is there. */
 static float lanes_row_max(const float *x, size_t n)
 {

@@ -48,19 +48,14 @@ static inline void block_tops(const tile_block *block, int32_t bits[16])
 }
 
 /* 16 elements of 4 tokens to the tokens' places in 4 quads (2 when `half`). */
-static inline void quads_store(const __m128i bytes[4], bool half, uint8_t *quads)
+static inline void quads_store(lanes_bytes bytes[4], bool half, uint8_t *quads)
 {
-    __m128i a = _mm_unpacklo_epi32(bytes[0], bytes[1]);
-    __m128i b = _mm_unpacklo_epi32(bytes[2], bytes[3]);
-    __m128i c = _mm_unpackhi_epi32(bytes[0], bytes[1]);
-    __m128i d = _mm_unpackhi_epi32(bytes[2], bytes[3]);
-    __m128i *to = (__m128i *)(void *)quads;
-    size_t step = MX_QUAD_BYTES / sizeof *to;
-    _mm_store_si128(to, _mm_unpacklo_epi64(a, b));
-    _mm_store_si128(to + step, _mm_unpackhi_epi64(a, b));
+    lanes_bytes_transpose(bytes);
+    lanes_bytes_store(quads, bytes[0]);
+    lanes_bytes_store(quads + MX_QUAD_BYTES, bytes[1]);
     if (!half) {
-        _mm_store_si128(to + 2 * step, _mm_unpacklo_epi64(c, d));
-        _mm_store_si128(to + 3 * step, _mm_unpackhi_epi64(c, d));
+        lanes_bytes_store(quads + 2 * MX_QUAD_BYTES, bytes[2]);
+        lanes_bytes_store(quads + 3 * MX_QUAD_BYTES, bytes[3]);
     }
 }
 
@@ -69,10 +64,10 @@ MX_TEMPLATE void block_quads(const quantizer *q, mx_round round, const tile_bloc
     for (size_t i = 0; i < block->n; i += 16) {
         size_t part = block->n - i < 16 ? block->n - i : 16;
         for (size_t t = 0; t < block->n_tokens; t += 4) {
-            __m128i bytes[4];
+            lanes_bytes bytes[4];
             MX_UNROLL
             for (size_t j = 0; j < 4; j++) {
-                bytes[j] = _mm_setzero_si128();
+                bytes[j] = lanes_bytes_zero();
                 if (t + j < block->n_tokens) {
                     const float *x = block->x + (t + j) * block->x_stride + i;
                     lanes v = part == 16 ? lanes_load(x) : lanes_load_part(x, part);

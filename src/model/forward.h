@@ -12,13 +12,21 @@ typedef struct mx_place {
     int32_t token;
 } mx_place;
 
+/* Tokens of one sequence, at consecutive positions, whose attention shares its reads
+ * of keys and values. */
+typedef struct mx_query_tile {
+    uint32_t first, n_tokens; /* of the call's tokens */
+} mx_query_tile;
+
 struct mx_session {
     mx_model *model; /* borrowed */
     mx_session_config config;
     size_t n_tokens; /* of the last call; T below */
     mx_kv_store kv;
-    uint8_t *arena;    /* everything below, 64-byte aligned parts */
-    mx_place *places;  /* [T] */
+    uint8_t *arena;             /* everything below, 64-byte aligned parts */
+    mx_place *places;           /* [T] */
+    mx_query_tile *query_tiles; /* [n_query_tiles], at most T */
+    size_t n_query_tiles;
     uint64_t *streams; /* [T], at least [128]: keys of stochastic rounding */
     float *hidden;     /* [T][hidden]: the residual stream */
     float *normed;     /* [T][hidden]; also a projection's output before it is added */
@@ -28,9 +36,7 @@ struct mx_session {
     float *mixed;      /* [T][heads * head_dim]: attention's output */
     float *gate;       /* [T][intermediate] */
     float *up;         /* [T][intermediate] */
-    float *scores;     /* [threads][scores_stride] */
-    size_t scores_stride;
-    float *rows; /* [threads][row_stride]: one decoded embedding row each */
+    float *rows;       /* [threads][row_stride]: one decoded embedding row each */
     size_t row_stride;
     float *frequencies;    /* [head_dim / 2]: rope's inv_freq */
     float *cos, *sin;      /* [max_context][head_dim / 2], filled up to angles_ready */

@@ -92,28 +92,31 @@ static void rope_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* mixed = attention of each (token, KV head) over the positions up to its own. */
+/* mixed = attention of each (query tile, KV head) over the positions up to each
+ * token's own. */
 static void attention_range(void *ctx, size_t begin, size_t end, int thread)
 {
+    (void)thread;
     const step *s = ctx;
     mx_session *session = s->session;
     size_t dim = s->config->head_dim, kv_heads = s->config->kv_heads;
-    size_t group = s->config->heads / kv_heads;
+    size_t group = s->config->heads / kv_heads, stride = s->config->heads * dim;
     for (size_t item = begin; item < end; item++) {
-        size_t t = item / kv_heads;
+        const mx_query_tile *tile = &session->query_tiles[item / kv_heads];
         uint32_t head = (uint32_t)(item % kv_heads);
-        const mx_place *place = &session->places[t];
-        size_t first = (t * s->config->heads + head * group) * dim;
+        const mx_place *place = &session->places[tile->first];
+        size_t at = tile->first * stride + head * group * dim;
         mx_attention attention = {
-            .q = session->q + first,
+            .q = session->q + at,
+            .stride = stride,
+            .n_tokens = tile->n_tokens,
             .n_heads = group,
             .head_dim = dim,
             .k = mx_kv_keys(&session->kv, s->kv_layer, head, place->base),
             .v = mx_kv_values(&session->kv, s->kv_layer, head, place->base),
             .n_keys = (size_t)place->position + 1,
             .scale = 1.0f / sqrtf((float)dim),
-            .scores = session->scores + (size_t)thread * session->scores_stride,
-            .out = session->mixed + first,
+            .out = session->mixed + at,
         };
         s->kernels->attention(&attention);
     }
@@ -177,7 +180,8 @@ static bool attention_block(step *s)
     }
 
     for_tokens(s, n, rope_range);
-    for_tokens(s, n * s->config->kv_heads, attention_range);
+    mx_team_for(session->model->backend.team, session->n_query_tiles * s->config->kv_heads, 1,
+                attention_range, s);
 
     set_streams(session, s->index, 1);
     if (!project(s, MX_PROJ_O, session->mixed, &mixed, session->normed)) {

@@ -9,6 +9,9 @@
 /* Rows of logits held at once when scoring. */
 enum { SCORE_ROWS = 128 };
 
+/* Rows that pass together over the keys; the kernels take so many at once. */
+enum { QUERY_ROWS = 64 };
+
 static size_t max_size(size_t a, size_t b)
 {
     return a > b ? a : b;
@@ -52,8 +55,6 @@ static void carve_buffers(mx_session *session, carver *c)
     size_t operand, product;
     scratch_sizes(session->model, tokens, &operand, &product);
     size_t threads = (size_t)mx_team_size(session->model->backend.team);
-    size_t group = config->heads / config->kv_heads;
-    size_t context = ((size_t)session->config.max_context + 15) / 16 * 16;
     size_t angles = (size_t)session->config.max_context * (config->head_dim / 2);
 
     session->hidden = carve(c, tokens * config->hidden * sizeof(float));
@@ -64,8 +65,6 @@ static void carve_buffers(mx_session *session, carver *c)
     session->mixed = carve(c, tokens * heads * sizeof(float));
     session->gate = carve(c, tokens * config->intermediate * sizeof(float));
     session->up = carve(c, tokens * config->intermediate * sizeof(float));
-    session->scores_stride = group * context;
-    session->scores = carve(c, threads * session->scores_stride * sizeof(float));
     session->frequencies = carve(c, config->head_dim / 2 * sizeof(float));
     session->cos = carve(c, angles * sizeof(float));
     session->sin = carve(c, angles * sizeof(float));
@@ -73,6 +72,7 @@ static void carve_buffers(mx_session *session, carver *c)
     session->product_scratch = carve(c, product);
     session->streams = carve(c, max_size(tokens, SCORE_ROWS) * sizeof(uint64_t));
     session->places = carve(c, tokens * sizeof(mx_place));
+    session->query_tiles = carve(c, tokens * sizeof(mx_query_tile));
     session->row_stride = (config->hidden + 255u) / 256 * 256;
     session->rows = carve(c, threads * session->row_stride * sizeof(float));
 }
@@ -164,12 +164,25 @@ static mx_status check_segment(const mx_session *session, const mx_segment *segm
     return MX_OK;
 }
 
+/* Cuts tokens [first, first + n) of one sequence into query tiles of about QUERY_ROWS
+ * rows, a row being one head of one token. */
+static void add_query_tiles(mx_session *session, size_t first, uint32_t n)
+{
+    uint32_t group = session->model->config.heads / session->model->config.kv_heads;
+    uint32_t most = group < QUERY_ROWS ? QUERY_ROWS / group : 1;
+    for (uint32_t i = 0; i < n; i += most) {
+        session->query_tiles[session->n_query_tiles++] =
+            (mx_query_tile){.first = (uint32_t)first + i, .n_tokens = n - i < most ? n - i : most};
+    }
+}
+
 /* Lays the segments out: per token its sequence's place in the KV store and its
  * position. */
 static mx_status place_tokens(mx_session *session, const mx_segment *segments, size_t n_segments,
                               mx_error *err)
 {
     size_t n = 0, packed = 0;
+    session->n_query_tiles = 0;
     size_t capacity = ((size_t)session->config.max_context + 15) / 16 * 16;
     for (size_t s = 0; s < n_segments; s++) {
         const mx_segment *segment = &segments[s];
@@ -189,6 +202,7 @@ static mx_status place_tokens(mx_session *session, const mx_segment *segments, s
             session->places[n] = (mx_place){
                 .base = base, .position = segment->start + i, .token = segment->tokens[i]};
         }
+        add_query_tiles(session, n - segment->n_tokens, segment->n_tokens);
         packed += ((size_t)segment->n_tokens + 15) / 16 * 16;
     }
     session->n_tokens = n;

@@ -1,9 +1,9 @@
 /*
- * Speed of the products on one thread, against the machine's peak measured between
- * the runs: check_kernels [ISA] [CASE] [TOKENS], for example check_kernels avx512
- * W4A6 512. Medians of interleaved rounds (the share's is that of the
- * rounds' shares), in the thread's own CPU time, so that
- * neighbours on a busy machine disturb less.
+ * Speed of the products and of attention on one thread, against the machine's peak
+ * measured between the runs: check_kernels [ISA] [CASE] [TOKENS], for example
+ * check_kernels avx512 W4A6 512 or check_kernels avx512 attention. Medians of interleaved rounds
+ * (the share's is that of the rounds' shares), in the thread's own CPU time, so that neighbours on
+ * a busy machine disturb less.
  */
 #include "kernel_test.h"
 
@@ -294,15 +294,76 @@ static void bench_case(const mx_kernels *table, const char *name, size_t tokens)
     }
 }
 
+/* ---- attention --------------------------------------------------------------- */
+
+/* Scores and mix count as multiply-accumulates; the exponentials come on top. */
+static void attention_bench(const mx_kernels *table, size_t n_tokens, size_t n_heads, size_t dim,
+                            size_t n_keys)
+{
+    dice d = {.seed = 2};
+    size_t stride = n_heads * dim, size = (n_keys + n_tokens + 15) * dim;
+    float *memory = allocate((2 * size + 2 * n_tokens * stride) * sizeof *memory);
+    dice_fill(&d, DATA_NORMAL, memory, 2 * size + n_tokens * stride);
+    mx_attention attention = {
+        .q = memory + 2 * size,
+        .stride = stride,
+        .n_tokens = n_tokens,
+        .n_heads = n_heads,
+        .head_dim = dim,
+        .k = memory,
+        .v = memory + size,
+        .n_keys = n_keys,
+        .scale = 1 / sqrtf((float)dim),
+        .out = memory + 2 * size + n_tokens * stride,
+    };
+    double macs = 2.0 * (double)(stride * n_tokens) * ((double)n_keys + ((double)n_tokens - 1) / 2);
+    size_t repeats = (size_t)(5e8 / macs) + 1;
+    double speed[ROUNDS], share[ROUNDS];
+    for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
+        size_t at = i < 0 ? 0 : (size_t)i;
+        double peak = peak_measure(table->name, false), start = cpu_seconds();
+        for (size_t j = 0; j < repeats; j++) {
+            table->attention(&attention);
+        }
+        speed[at] = macs * (double)repeats / (cpu_seconds() - start);
+        share[at] = peak > 0 ? speed[at] / peak : 0;
+    }
+    double best = median(speed);
+    printf("%-7s attention %zu tokens, %zu heads of %zu, %4zu keys %8.1f GMAC/s  %.3f of fp32\n",
+           table->name, n_tokens, n_heads, dim, n_keys, best / 1e9, median(share));
+    fflush(stdout);
+    free(memory);
+}
+
+static void attention_benches(const mx_kernels *table)
+{
+    static const size_t shapes_of_heads[][3] = {/* tokens, heads, head_dim */
+                                                {16, 4, 64},
+                                                {21, 3, 64},
+                                                {64, 1, 128},
+                                                {1, 4, 64},
+                                                {1, 1, 64}};
+    static const size_t key_counts[] = {64, 512, 2048};
+    for (size_t i = 0; i < MX_COUNT(shapes_of_heads); i++) {
+        for (size_t j = 0; j < MX_COUNT(key_counts); j++) {
+            const size_t *sizes = shapes_of_heads[i];
+            attention_bench(table, sizes[0], sizes[1], sizes[2], key_counts[j]);
+        }
+    }
+}
+
 int main(int argc, char **argv)
 {
     static const char *const names[] = {"W4A6", "int8xint8", "fp32"};
     ladder all = ladder_make();
     for (size_t t = 1; t < all.count; t++) {
+        bool isa = argc < 2 || strcmp(argv[1], all.tables[t].name) == 0;
+        if (isa && (argc < 3 || strcmp(argv[2], "attention") == 0)) {
+            attention_benches(&all.tables[t]);
+        }
         for (size_t i = 0; i < MX_COUNT(names); i++) {
             for (size_t j = 0; j < MX_COUNT(token_counts); j++) {
-                bool chosen = (argc < 2 || strcmp(argv[1], all.tables[t].name) == 0) &&
-                              (argc < 3 || strcmp(argv[2], names[i]) == 0) &&
+                bool chosen = isa && (argc < 3 || strcmp(argv[2], names[i]) == 0) &&
                               (argc < 4 || strtoul(argv[3], NULL, 10) == token_counts[j]);
                 if (chosen) {
                     bench_case(&all.tables[t], names[i], token_counts[j]);

@@ -364,50 +364,85 @@ static double attention_exact(const float *q, const float *k, const float *v, si
     return mixed / sum;
 }
 
-static void attention_compare(const ladder *all, dice *d, size_t heads, size_t dim, size_t n_keys,
-                              data_kind kind)
+/* Plain keys [n_keys][dim] to tiles of 16; positions beyond the last key are NaN. */
+static void keys_tile(const float *plain, size_t n_keys, size_t dim, float *tiles)
 {
-    size_t tiles = (n_keys + 15) / 16;
-    guarded q = guarded_floats(heads * dim), k = guarded_floats(tiles * 16 * dim);
-    guarded v = guarded_floats(n_keys * dim), out = guarded_floats(heads * dim);
-    guarded scores = guarded_floats(heads * tiles * 16);
-    float *plain = malloc(n_keys * dim * sizeof *plain), *want = malloc(heads * dim * sizeof *want);
-    dice_fill(d, kind, q.data, heads * dim);
-    dice_fill(d, kind, plain, n_keys * dim);
-    dice_fill(d, kind, v.data, n_keys * dim);
-    for (size_t i = 0; i < tiles * 16 * dim; i++) {
-        ((float *)k.data)[i] = NAN; /* positions beyond the last key: never looked at */
+    for (size_t i = 0; i < (n_keys + 15) / 16 * 16 * dim; i++) {
+        tiles[i] = NAN;
     }
     for (size_t j = 0; j < n_keys; j++) {
         for (size_t i = 0; i < dim; i++) {
-            ((float *)k.data)[(j / 16 * dim + i) * 16 + j % 16] = plain[j * dim + i];
+            tiles[(j / 16 * dim + i) * 16 + j % 16] = plain[j * dim + i];
         }
     }
+}
+
+/* Every table, all tokens in one call and the reference token by token. */
+typedef struct attention_case {
+    size_t tokens, heads, dim, keys; /* keys: of the first token */
+    data_kind kind;
+} attention_case;
+
+static void attention_check(const ladder *all, const mx_attention *attention, float *want)
+{
+    size_t n = attention->n_tokens, stride = attention->stride;
+    size_t width = attention->n_heads * attention->head_dim;
+    for (size_t t = 0; t < n; t++) {
+        mx_attention lone = *attention;
+        lone.q += t * stride;
+        lone.out += t * stride;
+        lone.n_keys += t;
+        lone.n_tokens = 1;
+        all->tables[0].attention(&lone);
+        memcpy(want + t * width, lone.out, width * sizeof *want);
+    }
+    for (size_t i = 0; i < all->count; i++) {
+        char what[128];
+        snprintf(what, sizeof what, "%s: %zu tokens, %zu heads of %zu, %zu keys",
+                 all->tables[i].name, n, attention->n_heads, attention->head_dim,
+                 attention->n_keys);
+        memset(attention->out, 0xA5, ((n - 1) * stride + width) * sizeof(float));
+        all->tables[i].attention(attention);
+        for (size_t t = 0; t < n; t++) {
+            const float *out = attention->out + t * stride;
+            assert_same(out, want + t * width, width, what);
+            for (size_t j = width; t + 1 < n && j < stride; j++) {
+                assert_int_equal(bits_of_float(out[j]), 0xA5A5A5A5);
+            }
+        }
+    }
+}
+
+static void attention_compare(const ladder *all, dice *d, attention_case c)
+{
+    size_t n_keys = c.keys + c.tokens - 1, width = c.heads * c.dim, stride = width + 3;
+    size_t n = (c.tokens - 1) * stride + width;
+    guarded q = guarded_floats(n), k = guarded_floats((n_keys + 15) / 16 * 16 * c.dim);
+    guarded v = guarded_floats(n_keys * c.dim), out = guarded_floats(n);
+    float *plain = malloc(n_keys * c.dim * sizeof *plain);
+    float *want = malloc(c.tokens * width * sizeof *want);
+    dice_fill(d, c.kind, q.data, n);
+    dice_fill(d, c.kind, plain, n_keys * c.dim);
+    dice_fill(d, c.kind, v.data, n_keys * c.dim);
+    keys_tile(plain, n_keys, c.dim, k.data);
     mx_attention attention = {
         .q = q.data,
-        .n_heads = heads,
-        .head_dim = dim,
+        .stride = stride,
+        .n_tokens = c.tokens,
+        .n_heads = c.heads,
+        .head_dim = c.dim,
         .k = k.data,
         .v = v.data,
-        .n_keys = n_keys,
-        .scale = 1 / sqrtf((float)dim),
-        .scores = scores.data,
+        .n_keys = c.keys,
+        .scale = 1 / sqrtf((float)c.dim),
         .out = out.data,
     };
-    for (size_t t = 0; t < all->count; t++) {
-        char what[128];
-        snprintf(what, sizeof what, "%s: %zu heads of %zu, %zu keys", all->tables[t].name, heads,
-                 dim, n_keys);
-        all->tables[t].attention(&attention);
-        if (t == 0) {
-            memcpy(want, out.data, heads * dim * sizeof *want);
-        }
-        assert_same(out.data, want, heads * dim, what);
-    }
-    for (size_t i = 0; kind == DATA_NORMAL && i < heads * dim; i++) {
-        const float *head = (const float *)q.data + i / dim * dim;
-        double exact =
-            attention_exact(head, plain, v.data, dim, n_keys, (double)attention.scale, i % dim);
+    attention_check(all, &attention, want);
+    for (size_t i = 0; c.kind == DATA_NORMAL && i < c.tokens * width; i++) {
+        size_t t = i / width, head = i % width / c.dim;
+        const float *row = (const float *)q.data + t * stride + head * c.dim;
+        double exact = attention_exact(row, plain, v.data, c.dim, c.keys + t,
+                                       (double)attention.scale, i % c.dim);
         assert_true(fabs((double)want[i] - exact) < 1e-5);
     }
     free(plain);
@@ -416,7 +451,6 @@ static void attention_compare(const ladder *all, dice *d, size_t heads, size_t d
     guarded_free(&k);
     guarded_free(&v);
     guarded_free(&out);
-    guarded_free(&scores);
 }
 
 static void test_attention(void **state)
@@ -427,24 +461,67 @@ static void test_attention(void **state)
     dice d = {.seed = 17};
     for (size_t heads = 1; heads <= 9; heads++) {
         for (size_t i = 0; i < MX_COUNT(dims); i++) {
-            for (size_t keys = 1; keys <= 70; keys += 1 + dice_below(&d, 12)) {
-                attention_compare(&all, &d, heads, dims[i], keys, DATA_NORMAL);
+            for (size_t keys = 1; keys <= 200; keys += 1 + dice_below(&d, 50)) {
+                attention_case c = {1 + dice_below(&d, 5), heads, dims[i], keys, DATA_NORMAL};
+                attention_compare(&all, &d, c);
             }
         }
     }
     for (int kind = 0; kind < DATA_KINDS; kind++) {
-        attention_compare(&all, &d, 3, 64, 37, (data_kind)kind);
+        attention_compare(&all, &d, (attention_case){3, 3, 64, 137, (data_kind)kind});
+    }
+}
+
+/* Tiles of tokens whose last keys lie in two blocks, and more rows than one pass
+ * over the keys takes. */
+static void test_attention_tiles(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 18};
+    for (size_t keys = 1; keys <= 130; keys += 1 + dice_below(&d, 12)) {
+        attention_compare(&all, &d, (attention_case){22, 3, 20, keys, DATA_WIDE});
+        attention_compare(&all, &d, (attention_case){1, 71, 16, keys, DATA_NORMAL});
+        attention_compare(&all, &d, (attention_case){90, 1, 32, keys, DATA_NORMAL});
+    }
+}
+
+/* Scores that grow and fall over the blocks, so that sums are rescaled or vanish;
+ * -Inf, NaN and very large ones. */
+static void test_attention_scores(void **state)
+{
+    (void)state;
+    enum { KEYS = 200 };
+    static const float steps[] = {0.01f, 1, 200, -1, -200, 1e36f, -1e36f};
+    ladder all = ladder_make();
+    for (size_t s = 0; s < MX_COUNT(steps) * 3; s++) {
+        float plain[KEYS], k[(KEYS + 15) / 16 * 16], v[KEYS], q = 1, out, want;
+        for (size_t j = 0; j < KEYS; j++) {
+            plain[j] = steps[s / 3] * (float)j;
+            v[j] = (float)(j % 7) - 3;
+        }
+        if (s % 3 != 0) {
+            plain[s / 3 * 25] = s % 3 == 1 ? -INFINITY : NAN;
+        }
+        keys_tile(plain, KEYS, 1, k);
+        mx_attention attention = {&q, 1, 1, 1, 1, k, v, KEYS, 1, &out};
+        attention_check(&all, &attention, &want);
+        assert_true(isnan(want) == (s % 3 == 2));
+        if (s == 3 * 2) { /* steep: the last key takes all */
+            assert_true(want == v[KEYS - 1]);
+        }
     }
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32_product),     cmocka_unit_test(test_row_cast),
-        cmocka_unit_test(test_cast_thresholds), cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_rms_norm),        cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_silu_add),        cmocka_unit_test(test_row_stats),
-        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_f32_product),      cmocka_unit_test(test_row_cast),
+        cmocka_unit_test(test_cast_thresholds),  cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rms_norm),         cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_silu_add),         cmocka_unit_test(test_row_stats),
+        cmocka_unit_test(test_attention),        cmocka_unit_test(test_attention_tiles),
+        cmocka_unit_test(test_attention_scores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
