@@ -59,6 +59,7 @@ int app_bench(int argc, char **argv)
         {"peer", 0, APP_TEXT, &bench_options->peer_path, "PROGRAM",
          "path of a llama-bench, run in the same rounds for comparison"},
         {"peer-model", 0, APP_TEXT, &bench_options->peer_model, "FILE", "the peer's model"},
+        APP_KV_ROW(&bench_options->kv),
         APP_NUMERIC_ROWS(args.numeric, "unquantized", "unquantized, or as recorded"),
         APP_SEED_ROW(args.numeric),
     };

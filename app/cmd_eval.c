@@ -6,6 +6,7 @@
 typedef struct eval_args {
     mx_eval_options eval;
     int threads;
+    const char *kv; /* or NULL */
     app_numeric numeric;
 } eval_args;
 
@@ -16,6 +17,9 @@ static mx_status open_model(const char *path, const eval_args *args, const mx_sp
     mx_status status = mx_model_open(path, args->threads, out, err);
     if (status == MX_OK && specs != NULL) {
         status = mx_model_apply(*out, specs, watch, err);
+    }
+    if (status == MX_OK && args->kv != NULL) {
+        status = mx_model_set_kv(*out, args->kv, err);
     }
     return status;
 }
@@ -88,6 +92,7 @@ int app_eval(int argc, char **argv)
         {"add-bos", 0, APP_FLAG, &eval_options->add_bos, NULL, "put BOS before every document"},
         {"bootstrap-iters", 0, APP_U32, &eval_options->bootstrap_iters, "N",
          "draws for perplexity's standard error (100000; 0: none)"},
+        APP_KV_ROW(&args.kv),
         APP_NUMERIC_ROWS(args.numeric, "unquantized", "unquantized, or as recorded"),
         APP_SEED_ROW(args.numeric),
     };

@@ -15,6 +15,7 @@ typedef struct generate_args {
     mx_generate_options options;
     int threads;
     bool stats;
+    const char *kv;        /* or NULL */
     const char *speculate; /* as given: KIND[:N], or NULL */
     const char *draft;     /* path, or NULL */
     app_numeric numeric;
@@ -82,6 +83,9 @@ static mx_status open_models(const char *path, generate_args *args, const mx_spe
     mx_status status = mx_model_open(path, args->threads, model, err);
     if (status == MX_OK && specs != NULL) {
         status = mx_model_apply(*model, specs, watch, err);
+    }
+    if (status == MX_OK && args->kv != NULL) {
+        status = mx_model_set_kv(*model, args->kv, err);
     }
     if (status == MX_OK && args->draft != NULL) {
         status = mx_model_open(args->draft, args->threads, &args->options.draft, err);
@@ -163,6 +167,7 @@ int app_generate(int argc, char **argv)
          "a cheaper model with the same tokenizer that proposes tokens"},
         {"threads", 0, APP_THREADS, &args.threads, "N", "threads (all cores)"},
         {"stats", 0, APP_FLAG, &args.stats, NULL, "print times on stderr even when not a terminal"},
+        APP_KV_ROW(&args.kv),
         APP_NUMERIC_ROWS(args.numeric, "unquantized", "unquantized, or as recorded"),
     };
     const app_command command = {

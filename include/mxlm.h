@@ -139,6 +139,13 @@ void mx_model_close(mx_model *model);
  */
 mx_status mx_model_apply(mx_model *model, const mx_specs *specs, mx_watch watch, mx_error *err);
 
+/*
+ * How evaluation and generation store keys and values from now on: "fp32" (as
+ * opened) or "bf16", half the memory, each rounded to the nearest bf16. Another name
+ * is MX_ERR_ARGUMENT.
+ */
+mx_status mx_model_set_kv(mx_model *model, const char *kv, mx_error *err);
+
 /* Config, tensors, formats, sizes (mxlm inspect), as text or JSON. */
 mx_status mx_model_inspect(const mx_model *model, bool json, char **out, mx_error *err);
 
@@ -274,6 +281,7 @@ typedef struct mx_bench_options {
                                decode, peer; NULL: all */
     uint32_t rounds;        /* at most 64; 0: 7, or 3 when quick */
     bool quick;             /* fewer sizes, shorter runs */
+    const char *kv;         /* as mx_model_set_kv; NULL: fp32 */
     const char *peer_path;  /* llama.cpp's llama-bench, run in the same rounds, or NULL */
     const char *peer_model; /* its model file */
     const char *csv_path;   /* written when not NULL */

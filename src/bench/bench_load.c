@@ -69,6 +69,9 @@ static mx_status load_once(mx_bench *bench, double *loaded, double *first, mx_er
 {
     double start = mx_clock_seconds();
     MX_TRY(bench->source->open(bench->source->ctx, (int)bench->max_threads, &bench->model, err));
+    if (bench->options->kv != NULL) {
+        MX_TRY(mx_model_set_kv(bench->model, bench->options->kv, err));
+    }
     MX_TRY(make_tokens(bench, err));
     MX_TRY(make_session(bench, err));
     *loaded = mx_clock_seconds() - start;

@@ -2,6 +2,7 @@
 #include "bench/bench_impl.h"
 
 #include "base/clock.h"
+#include "model/kv_store.h"
 
 #include <stdio.h>
 
@@ -159,8 +160,9 @@ static mx_status add_decode(mx_bench *bench, uint32_t threads, uint32_t tokens, 
         .warm = true,
         .work = call_work(bench->model, sequences, sequences),
     };
-    /* fp32 keys and values of the tokens before. */
-    double kv = 2.0 * sizeof(float) * config->layers * config->kv_heads * config->head_dim;
+    /* Keys and values of the tokens before. */
+    double kv = 2.0 * (double)mx_kv_element_bytes(bench->model->kv_type) * config->layers *
+                config->kv_heads * config->head_dim;
     row.work.bytes += kv * sequences * (tokens + 1) / 2;
     row.work.int_macs *= tokens;
     row.work.f32_macs *= tokens;

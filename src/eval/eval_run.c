@@ -92,6 +92,7 @@ static mx_status eval_identity(const eval_run *run, json_t **out, mx_error *err)
         MX_TRY_GOTO(status, mx_specs_to_json(&model->specs, &specs, err));
         mx_json_put(root, "model", mx_json_text(mx_checkpoint_path(model->checkpoint)), &failed);
         mx_json_put(root, "specs", json_incref(specs), &failed);
+        mx_json_put(root, "kv", json_string(mx_kv_type_name(model->kv_type)), &failed);
     }
     mx_json_put(root, "tasks", mx_json_text(options->tasks), &failed);
     mx_json_put(root, "limit", json_integer((json_int_t)options->limit), &failed);

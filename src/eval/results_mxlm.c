@@ -114,6 +114,8 @@ static void json_add_model(const mx_model *model, const mx_model_size *size, con
     bool has = model != NULL;
     mx_json_put(object, "specs", has ? json_deep_copy(specs) : json_null(), failed);
     mx_json_put(object, "specs_text", mx_json_text(specs_text), failed);
+    mx_json_put(object, "kv", has ? json_string(mx_kv_type_name(model->kv_type)) : json_null(),
+                failed);
     mx_json_put(object, "threads",
                 has ? json_integer(mx_team_size(model->backend.team)) : json_null(), failed);
     mx_json_put(object, "isa", has ? json_string(model->backend.kernels.name) : json_null(),

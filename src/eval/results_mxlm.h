@@ -7,7 +7,7 @@
 #define MX_RESULTS_LAYOUT 1 /* of the "mxlm" object */
 
 /*
- * {"layout", "version", "specs", "specs_text", "threads", "isa",
+ * {"layout", "version", "specs", "specs_text", "kv", "threads", "isa",
  *  "weights": {"projection_weights", "projection_bytes", "projection_bytes_fp32",
  *              "total_bytes", "total_bytes_fp32"},
  *  "activations": {"bits", "bytes_per_token", "bytes_per_token_fp32"},

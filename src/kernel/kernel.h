@@ -57,6 +57,13 @@ typedef struct mx_f32_product {
     size_t out_stride;
 } mx_f32_product;
 
+/* How keys and values are stored. bf16: rounded to nearest even when stored, widened
+ * exactly when read; the arithmetic is fp32 either way. */
+typedef enum mx_kv_type {
+    MX_KV_FP32, /* float */
+    MX_KV_BF16, /* uint16_t */
+} mx_kv_type;
+
 /* Keys a block of attention; blocks start at multiples of it. */
 #define MX_ATTENTION_BLOCK 64
 
@@ -78,8 +85,10 @@ typedef struct mx_attention {
     const float *q; /* [n_tokens][stride], of it [n_heads][head_dim] */
     size_t stride;  /* of q and out */
     size_t n_tokens, n_heads, head_dim;
-    const float *k; /* [ceil(n / 16)][head_dim][16], n = n_keys + n_tokens - 1: tiles of 16 keys */
-    const float *v; /* [n][head_dim] */
+    mx_kv_type kv_type; /* of k and v */
+    const void *k; /* [ceil(n / 16)][head_dim][16], n = n_keys + n_tokens - 1: tiles of 16 keys */
+    const void *v; /* [n][head_dim] */
+    float *block;  /* scratch [2][MX_ATTENTION_BLOCK][head_dim], 64-byte aligned; fp32: not used */
     size_t n_keys;  /* that the first token sees, itself included: >= 1 */
     float scale;
     float *out; /* like q, which it may not overlap */

@@ -1,6 +1,7 @@
 /* The scalar reference of norms, attention and element-wise steps. */
 #include "kernel/kernel_ref.h"
 
+#include "format/dtype.h"
 #include "kernel/exp_constants.h"
 
 #include <float.h>
@@ -75,16 +76,25 @@ void mx_ref_rope(float *x, size_t n_heads, size_t head_dim, const float *cos, co
     }
 }
 
+/* Element `at` of stored keys or values. */
+static float kv_element(const mx_attention *p, const void *stored, size_t at)
+{
+    if (p->kv_type == MX_KV_BF16) {
+        return mx_bf16_to_f32(((const uint16_t *)stored)[at]);
+    }
+    return ((const float *)stored)[at];
+}
+
 /* Scores of q [head_dim] and keys [begin, end), a block; returns the largest, or
  * `max` when that is larger. */
 static float block_scores(const mx_attention *p, const float *q, size_t begin, size_t end,
                           float max, float *scores)
 {
     for (size_t j = begin; j < end; j++) {
-        const float *k = p->k + j / LANES * p->head_dim * LANES + j % LANES;
+        size_t first = j / LANES * p->head_dim * LANES + j % LANES;
         float dot = 0;
         for (size_t d = 0; d < p->head_dim; d++) {
-            dot = fmaf(q[d], k[d * LANES], dot);
+            dot = fmaf(q[d], kv_element(p, p->k, first + d * LANES), dot);
         }
         scores[j - begin] = p->scale * dot;
         max = scores[j - begin] > max ? scores[j - begin] : max;
@@ -112,7 +122,8 @@ static void attention_row(const mx_attention *p, const float *q, size_t n_keys, 
         for (size_t d = 0; d < p->head_dim; d++) {
             float mixed = out[d] * factor;
             for (size_t j = 0; j < n; j++) {
-                mixed = fmaf(weights[j], p->v[(begin + j) * p->head_dim + d], mixed);
+                float value = kv_element(p, p->v, (begin + j) * p->head_dim + d);
+                mixed = fmaf(weights[j], value, mixed);
             }
             out[d] = mixed;
         }

@@ -282,6 +282,37 @@ static void row_end(const attention_row *row, size_t head_dim)
     }
 }
 
+/* bf16 x [n] to fp32. */
+static inline void bf16_widen(const uint16_t *x, size_t n, float *out)
+{
+    size_t i = 0;
+    for (; i + 16 <= n; i += 16) {
+        lanes_store(out + i, lanes_load_bf16(x + i));
+    }
+    if (i < n) {
+        uint16_t rest[16] = {0};
+        memcpy(rest, x + i, (n - i) * sizeof *x);
+        lanes_store_part(out + i, lanes_load_bf16(rest), n - i);
+    }
+}
+
+/* Points the block to its keys and values, of which there are n_keys in all. */
+static void block_load(const mx_attention *p, size_t n_keys, attention_block *block)
+{
+    size_t dim = p->head_dim, first = block->begin * dim;
+    if (p->kv_type == MX_KV_FP32) {
+        block->k = (const float *)p->k + first;
+        block->v = (const float *)p->v + first;
+        return;
+    }
+    size_t n = n_keys - block->begin < MX_ATTENTION_BLOCK ? n_keys - block->begin : MX_ATTENTION_BLOCK;
+    float *k = p->block, *v = p->block + MX_ATTENTION_BLOCK * dim;
+    bf16_widen((const uint16_t *)p->k + first, (n + 15) / 16 * 16 * dim, k);
+    bf16_widen((const uint16_t *)p->v + first, n * dim, v);
+    block->k = k;
+    block->v = v;
+}
+
 static void lanes_attention(const mx_attention *p)
 {
     size_t n_rows = p->n_tokens * p->n_heads;
@@ -294,8 +325,7 @@ static void lanes_attention(const mx_attention *p)
         attention_block block = {.head_dim = p->head_dim, .scale = p->scale};
         size_t n_keys = p->n_keys + (first + n - 1) / p->n_heads; /* of the last row */
         for (; block.begin < n_keys; block.begin += MX_ATTENTION_BLOCK) {
-            block.k = p->k + block.begin * p->head_dim;
-            block.v = p->v + block.begin * p->head_dim;
+            block_load(p, n_keys, &block);
             block_pass(rows, n, &block);
         }
         for (size_t r = 0; r < n; r++) {

@@ -27,6 +27,18 @@ static inline lanes lanes_load(const float *p)
     return (lanes){_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)};
 }
 
+static inline __m256 lanes_half_load_bf16(const uint16_t *p)
+{
+    __m256i wide = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)(const void *)p));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(wide, 16));
+}
+
+/* 16 bf16. */
+static inline lanes lanes_load_bf16(const uint16_t *p)
+{
+    return (lanes){lanes_half_load_bf16(p), lanes_half_load_bf16(p + 8)};
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     _mm256_storeu_ps(p, v.low);

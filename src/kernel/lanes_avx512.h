@@ -27,6 +27,13 @@ static inline lanes lanes_load(const float *p)
     return _mm512_loadu_ps(p);
 }
 
+/* 16 bf16. */
+static inline lanes lanes_load_bf16(const uint16_t *p)
+{
+    __m512i wide = _mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)(const void *)p));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     _mm512_storeu_ps(p, v);

@@ -38,6 +38,18 @@ static inline lanes lanes_load(const float *p)
     return (lanes){vld1q_f32(p), vld1q_f32(p + 4), vld1q_f32(p + 8), vld1q_f32(p + 12)};
 }
 
+static inline float32x4_t lanes_quarter_load_bf16(const uint16_t *p)
+{
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(p), 16));
+}
+
+/* 16 bf16. */
+static inline lanes lanes_load_bf16(const uint16_t *p)
+{
+    return (lanes){lanes_quarter_load_bf16(p), lanes_quarter_load_bf16(p + 4),
+                   lanes_quarter_load_bf16(p + 8), lanes_quarter_load_bf16(p + 12)};
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     vst1q_f32(p, v.q0);

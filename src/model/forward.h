@@ -23,6 +23,7 @@ struct mx_session {
     mx_session_config config;
     size_t n_tokens; /* of the last call; T below */
     mx_kv_store kv;
+    uint32_t *filled;           /* [max_sequences]: positions kept of each sequence */
     uint8_t *arena;             /* everything below, 64-byte aligned parts */
     mx_place *places;           /* [T] */
     mx_query_tile *query_tiles; /* [n_query_tiles], at most T */
@@ -38,6 +39,8 @@ struct mx_session {
     float *up;         /* [T][intermediate] */
     float *rows;       /* [threads][row_stride]: one decoded embedding row each */
     size_t row_stride;
+    float *kv_blocks; /* [threads][kv_block_stride]: a block of keys and values, widened */
+    size_t kv_block_stride;
     float *frequencies;    /* [head_dim / 2]: rope's inv_freq */
     float *cos, *sin;      /* [max_context][head_dim / 2], filled up to angles_ready */
     uint32_t angles_ready; /* positions whose angles are known */

@@ -96,7 +96,6 @@ static void rope_range(void *ctx, size_t begin, size_t end, int thread)
  * token's own. */
 static void attention_range(void *ctx, size_t begin, size_t end, int thread)
 {
-    (void)thread;
     const step *s = ctx;
     mx_session *session = s->session;
     size_t dim = s->config->head_dim, kv_heads = s->config->kv_heads;
@@ -112,8 +111,10 @@ static void attention_range(void *ctx, size_t begin, size_t end, int thread)
             .n_tokens = tile->n_tokens,
             .n_heads = group,
             .head_dim = dim,
+            .kv_type = session->kv.type,
             .k = mx_kv_keys(&session->kv, s->kv_layer, head, place->base),
             .v = mx_kv_values(&session->kv, s->kv_layer, head, place->base),
+            .block = session->kv_blocks + (size_t)thread * session->kv_block_stride,
             .n_keys = (size_t)place->position + 1,
             .scale = 1.0f / sqrtf((float)dim),
             .out = session->mixed + at,

@@ -32,6 +32,7 @@ struct mx_model {
     mx_tokenizer *tokenizer; /* NULL when the directory has none */
     mx_specs specs;          /* what is in force: weights, activations, head */
     bool prepared;           /* matrices are in their final form */
+    mx_kv_type kv_type;      /* how sessions made from now on store keys and values */
     mx_backend backend;
     mx_layer *layers;    /* [config.layers] */
     mx_matrix embedding; /* [vocab][hidden] */
@@ -70,6 +71,9 @@ mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection
 /* The same for the head, and with it a tied embedding: `quant` has shared scales. */
 mx_status mx_model_set_head(mx_model *model, const mx_quant *quant, uint8_t *codes,
                             size_t code_bytes, mx_error *err);
+
+/* "fp32", "bf16". */
+const char *mx_kv_type_name(mx_kv_type type);
 
 /* Brings all matrices into the form that model->specs asks for; called by
  * mx_session_create. Settings are final from then on. */

@@ -73,6 +73,12 @@ static void carve_buffers(mx_session *session, carver *c)
     session->streams = carve(c, max_size(tokens, SCORE_ROWS) * sizeof(uint64_t));
     session->places = carve(c, tokens * sizeof(mx_place));
     session->query_tiles = carve(c, tokens * sizeof(mx_query_tile));
+    session->filled = carve(c, session->config.max_sequences * sizeof(uint32_t));
+    if (session->model->kv_type != MX_KV_FP32) {
+        session->kv_block_stride =
+            (2 * MX_ATTENTION_BLOCK * (size_t)config->head_dim + 15) / 16 * 16;
+    }
+    session->kv_blocks = carve(c, threads * session->kv_block_stride * sizeof(float));
     session->row_stride = (config->hidden + 255u) / 256 * 256;
     session->rows = carve(c, threads * session->row_stride * sizeof(float));
 }
@@ -115,8 +121,10 @@ mx_status mx_session_create(mx_model *model, const mx_session_config *config, mx
     size_t capacity = (size_t)config->max_context + 15;
     size_t positions = config->keep_kv ? capacity / 16 * 16 * config->max_sequences
                                        : config->max_tokens + 16ull * config->max_sequences;
-    MX_TRY_GOTO(status, mx_kv_init(&model->config, config->keep_kv ? model->config.layers : 1,
-                                   positions, &session->kv, err));
+    MX_TRY_GOTO(status, mx_kv_init(&model->config, model->kv_type,
+                                   config->keep_kv ? model->config.layers : 1, positions,
+                                   &session->kv, err));
+    memset(session->filled, 0, config->max_sequences * sizeof *session->filled);
     mx_forward_init(session);
     *out = session;
     session = NULL;
@@ -152,6 +160,11 @@ static mx_status check_segment(const mx_session *session, const mx_segment *segm
         segment->n_tokens > config->max_context - segment->start) {
         return mx_error_set(err, MX_ERR_ARGUMENT, "segment %zu: more than %u positions", index,
                             config->max_context);
+    }
+    if (config->keep_kv && segment->start > session->filled[segment->sequence]) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "segment %zu: start %u, but sequence %u has %u positions", index,
+                            segment->start, segment->sequence, session->filled[segment->sequence]);
     }
     for (uint32_t i = 0; i < segment->n_tokens; i++) {
         int32_t id = segment->tokens[i];
@@ -230,6 +243,10 @@ mx_status mx_session_forward(mx_session *session, const mx_segment *segments, si
 {
     MX_TRY(begin_call(session, segments, n_segments, err));
     mx_forward_run(session);
+    for (size_t s = 0; s < n_segments; s++) {
+        /* Not the larger of old and new: what lies beyond belongs to another text. */
+        session->filled[segments[s].sequence] = segments[s].start + segments[s].n_tokens;
+    }
     return MX_OK;
 }
 
@@ -253,6 +270,9 @@ mx_status mx_session_layer(mx_session *session, uint32_t layer, const mx_segment
     }
     MX_TRY(begin_call(session, segments, n_segments, err));
     size_t bytes = session->n_tokens * session->model->config.hidden * sizeof(float);
+    for (size_t s = 0; s < n_segments; s++) {
+        session->filled[segments[s].sequence] = 0;
+    }
     memcpy(session->hidden, hidden, bytes);
     if (mx_forward_layer(session, layer, tap, tap_ctx)) {
         memcpy(hidden, session->hidden, bytes);

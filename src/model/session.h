@@ -1,6 +1,6 @@
 /*
  * A session runs tokens through a model: scratch memory sized once, and a KV
- * store for a number of sequences. No allocation per token.
+ * store, of the model's kv_type, for a number of sequences. No allocation per token.
  *
  * Results of a token depend only on the tokens before it in its sequence: not on
  * batch composition, chunking, thread count or instruction set (bit for bit).
@@ -27,7 +27,8 @@ void mx_session_free(mx_session *session);
 /* A run of tokens of one sequence inside a forward call. */
 typedef struct mx_segment {
     uint32_t sequence;     /* [0, max_sequences) */
-    uint32_t start;        /* position of the first token; 0 starts afresh */
+    uint32_t start;        /* position of the first token: 0 starts afresh, an earlier one
+                              than the sequence's end forgets what was from there on */
     const int32_t *tokens; /* [n_tokens] */
     uint32_t n_tokens;     /* >= 1 */
 } mx_segment;
@@ -35,8 +36,8 @@ typedef struct mx_segment {
 /*
  * Runs the segments (distinct sequences) and leaves the final hidden states
  * (after the last norm) of all their tokens, in order, for
- * mx_session_logits. Token ids out of range and lengths beyond the session's
- * limits are MX_ERR_ARGUMENT.
+ * mx_session_logits. Token ids out of range, lengths beyond the session's limits
+ * and a start beyond the sequence's end are MX_ERR_ARGUMENT.
  */
 mx_status mx_session_forward(mx_session *session, const mx_segment *segments, size_t n_segments,
                              mx_error *err);
@@ -71,7 +72,8 @@ mx_status mx_session_embed(mx_session *session, const mx_segment *segments, size
 /*
  * Runs one decoder layer over whole sequences (every segment from position 0; the
  * token ids are not looked at): hidden [all tokens][hidden] is its input and,
- * unless `tap` (may be NULL) ended it, becomes its output.
+ * unless `tap` (may be NULL) ended it, becomes its output. Sequences whose keys and
+ * values were kept are forgotten.
  */
 mx_status mx_session_layer(mx_session *session, uint32_t layer, const mx_segment *segments,
                            size_t n_segments, float *hidden, mx_tap_fn tap, void *tap_ctx,

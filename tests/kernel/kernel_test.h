@@ -7,6 +7,7 @@
 
 #include "base/cpu.h"
 #include "base/rng.h"
+#include "format/dtype.h"
 #include "kernel/kernel.h"
 
 #include <math.h>

@@ -413,6 +413,40 @@ static void attention_check(const ladder *all, const mx_attention *attention, fl
     }
 }
 
+/* Rounds x [n] to bf16 in place; their bits. */
+static guarded bf16_round(float *x, size_t n)
+{
+    guarded bits = guarded_make(n * sizeof(uint16_t), sizeof(uint16_t));
+    for (size_t i = 0; i < n; i++) {
+        uint16_t rounded = mx_f32_to_bf16(x[i]);
+        memcpy((uint16_t *)bits.data + i, &rounded, sizeof rounded);
+        x[i] = mx_bf16_to_f32(rounded);
+    }
+    return bits;
+}
+
+/* bf16 keys and values give what their fp32 twins give: want. k [n_k], v [n_v]. */
+static void attention_check_bf16(const ladder *all, const mx_attention *attention, guarded *k,
+                                 size_t n_k, guarded *v, size_t n_v, float *want)
+{
+    size_t width = attention->n_heads * attention->head_dim;
+    guarded k16 = bf16_round(k->data, n_k), v16 = bf16_round(v->data, n_v);
+    guarded block = guarded_make(2 * MX_ATTENTION_BLOCK * attention->head_dim * sizeof(float), 64);
+    float *narrow = malloc(attention->n_tokens * width * sizeof *narrow);
+    mx_attention stored = *attention;
+    stored.kv_type = MX_KV_BF16;
+    stored.k = k16.data;
+    stored.v = v16.data;
+    stored.block = block.data;
+    attention_check(all, attention, want);
+    attention_check(all, &stored, narrow);
+    assert_same(narrow, want, attention->n_tokens * width, "bf16");
+    free(narrow);
+    guarded_free(&k16);
+    guarded_free(&v16);
+    guarded_free(&block);
+}
+
 static void attention_compare(const ladder *all, dice *d, attention_case c)
 {
     size_t n_keys = c.keys + c.tokens - 1, width = c.heads * c.dim, stride = width + 3;
@@ -445,6 +479,8 @@ static void attention_compare(const ladder *all, dice *d, attention_case c)
                                        (double)attention.scale, i % c.dim);
         assert_true(fabs((double)want[i] - exact) < 1e-5);
     }
+    attention_check_bf16(all, &attention, &k, (n_keys + 15) / 16 * 16 * c.dim, &v, n_keys * c.dim,
+                         want);
     free(plain);
     free(want);
     guarded_free(&q);
@@ -504,7 +540,16 @@ static void test_attention_scores(void **state)
             plain[s / 3 * 25] = s % 3 == 1 ? -INFINITY : NAN;
         }
         keys_tile(plain, KEYS, 1, k);
-        mx_attention attention = {&q, 1, 1, 1, 1, k, v, KEYS, 1, &out};
+        mx_attention attention = {.q = &q,
+                                  .stride = 1,
+                                  .n_tokens = 1,
+                                  .n_heads = 1,
+                                  .head_dim = 1,
+                                  .k = k,
+                                  .v = v,
+                                  .n_keys = KEYS,
+                                  .scale = 1,
+                                  .out = &out};
         attention_check(&all, &attention, &want);
         assert_true(isnan(want) == (s % 3 == 2));
         if (s == 3 * 2) { /* steep: the last key takes all */

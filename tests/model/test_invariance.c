@@ -192,6 +192,30 @@ static void check_rows_and_scores(mx_model *model, const batch *b, const float *
     mx_session_free(session);
 }
 
+/* Keys and values in bf16: the same law, and other logits than fp32's. */
+static void check_kv_bf16(const char *path, const char *const *isas, size_t n_isas, batch *b,
+                          const float *fp32)
+{
+    mx_error err = {0};
+    mx_model *model = fixture_open(path, 1, "ref");
+    fixture_ok(mx_model_set_kv(model, "bf16", &err), err);
+    float *expected = run_alone(model, b);
+    mx_model_close(model);
+    assert_memory_not_equal(expected, fp32, b->n_tokens * b->vocab * sizeof *fp32);
+    for (size_t i = 0; i < n_isas; i++) {
+        model = fixture_open(path, 2, isas[i]);
+        fixture_ok(mx_model_set_kv(model, "bf16", &err), err);
+        check_batched(model, b, 7, expected, "bf16 KV, batches");
+        check_pieces(model, b, expected, "bf16 KV, pieces");
+        check_restart(model, b, expected, "bf16 KV, again");
+        mx_model_close(model);
+    }
+    model = fixture_open(path, 1, NULL);
+    assert_int_equal(mx_model_set_kv(model, "fp8", &err), MX_ERR_ARGUMENT);
+    mx_model_close(model);
+    free(expected);
+}
+
 static void check_machine(const char *path, const char *setting, const char *isa, int threads,
                           const batch *b, const float *expected)
 {
@@ -246,6 +270,7 @@ static void results_are_invariant(void **state)
         }
         if (unquantized == NULL) {
             unquantized = expected;
+            check_kv_bf16(path, isas, n_isas, &b, unquantized);
         } else {
             free(expected);
         }
@@ -279,6 +304,18 @@ static void wrong_calls_are_refused(void **state)
     assert_int_equal(mx_session_logits(session, &row, 1, logits, &err), MX_ERR_ARGUMENT);
     fixture_ok(mx_session_forward(session, twice, 1, &err), err);
     fixture_ok(mx_session_logits(session, &row, 1, logits, &err), err);
+    /* Positions that nothing was stored for; going back forgets what was beyond. */
+    const struct {
+        uint32_t start, n_tokens;
+        bool fine;
+    } steps[] = {{1, 1, false}, {0, 3, true},  {4, 1, false}, {3, 2, true},
+                 {1, 1, true},  {3, 1, false}, {2, 1, true},  {3, 1, true}};
+    for (size_t i = 0; i < MX_COUNT(steps); i++) {
+        const mx_segment segment = {0, steps[i].start, ids, steps[i].n_tokens};
+        assert_int_equal(mx_session_forward(session, &segment, 1, &err),
+                         steps[i].fine ? MX_OK : MX_ERR_ARGUMENT);
+    }
+    fixture_ok(mx_session_forward(session, twice, 1, &err), err);
     const uint32_t beyond = 2;
     assert_int_equal(mx_session_logits(session, &beyond, 1, logits, &err), MX_ERR_ARGUMENT);
     free(logits);
