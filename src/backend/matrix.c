@@ -1,5 +1,7 @@
 #include "backend/backend.h"
 
+#include "base/large.h"
+
 #include <stdlib.h>
 #include <string.h>
 
@@ -79,7 +81,7 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err)
     };
     size_t n_panels = (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;
     size_t bytes = n_panels * job.panel_bytes;
-    job.panels = aligned_alloc(64, bytes);
+    job.panels = mx_large_alloc(bytes);
     if (job.panels == NULL) {
         return mx_error_nomem(err, "weight panels", bytes);
     }

@@ -12,6 +12,7 @@ enum {
     TOKEN_CHUNK_BYTES = 512 * 1024,
     PANEL_GROUP_BYTES = 512 * 1024,
     PANEL_GROUP_MAX = 16,
+    JOB_PANELS_MAX = 32,
 };
 
 static size_t round_up(size_t n, size_t to)
@@ -241,30 +242,34 @@ static void f32_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
+/* All tokens at once: the kernels group them as their caches want. */
 static void int_range(void *ctx, size_t begin, size_t end, int thread)
 {
     (void)thread;
     const product_job *job = ctx;
     const mx_matrix *matrix = job->matrix;
-    const mx_operand *operand = job->operand;
-    size_t tile_bytes = job->backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations,
-                                                             matrix->n_cols);
     size_t first_row = begin * MX_PANEL_ROWS;
-    for (size_t t = 0; t < operand->n_tokens; t += job->token_chunk) {
-        mx_int_product product = {
-            .weights = &matrix->weights,
-            .activations = &matrix->activations,
-            .k = matrix->n_cols,
-            .panels = matrix->panels + begin * job->unit_bytes,
-            .n_panels = end - begin,
-            .n_rows = min_size(matrix->n_rows - first_row, (end - begin) * MX_PANEL_ROWS),
-            .tiles = operand->tiles + t / MX_TILE_TOKENS * tile_bytes,
-            .n_tokens = min_size(operand->n_tokens - t, job->token_chunk),
-            .out = job->out + t * matrix->n_rows + first_row,
-            .out_stride = matrix->n_rows,
-        };
-        job->backend->kernels.int_product(&product);
-    }
+    mx_int_product product = {
+        .weights = &matrix->weights,
+        .activations = &matrix->activations,
+        .k = matrix->n_cols,
+        .panels = matrix->panels + begin * job->unit_bytes,
+        .n_panels = end - begin,
+        .n_rows = min_size(matrix->n_rows - first_row, (end - begin) * MX_PANEL_ROWS),
+        .tiles = job->operand->tiles,
+        .n_tokens = job->operand->n_tokens,
+        .out = job->out + first_row,
+        .out_stride = matrix->n_rows,
+    };
+    job->backend->kernels.int_product(&product);
+}
+
+/* Panels of one job: an even number, for kernels that take two at once; enough of
+ * them that a job outlasts its own start, and jobs enough to even the threads out. */
+static size_t job_panels(const mx_backend *backend, size_t n_panels)
+{
+    size_t share = n_panels / (8 * (size_t)mx_team_size(backend->team));
+    return share < 2 ? 2 : min_size(share / 2 * 2, JOB_PANELS_MAX);
 }
 
 typedef struct bias_job {
@@ -286,8 +291,7 @@ static void bias_range(void *ctx, size_t begin, size_t end, int thread)
 void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
                        uint8_t *scratch, float *out)
 {
-    bool integer = matrix->kind == MX_MATRIX_PANELS;
-    size_t row_bytes = integer ? matrix->n_cols : matrix->n_cols * sizeof(float);
+    size_t row_bytes = matrix->n_cols * sizeof(float);
     size_t chunk = TOKEN_CHUNK_BYTES / row_bytes / MX_TILE_TOKENS * MX_TILE_TOKENS;
     product_job job = {
         .backend = backend,
@@ -298,10 +302,10 @@ void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_op
         .out = out,
     };
     size_t n_panels = (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;
-    if (integer) {
+    if (matrix->kind == MX_MATRIX_PANELS) {
         job.unit_bytes = backend->kernels.int_panel_bytes(&matrix->weights, &matrix->activations,
                                                           matrix->n_cols);
-        mx_team_for(backend->team, n_panels, 4, int_range, &job);
+        mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), int_range, &job);
     } else {
         job.thread_bytes = thread_bytes(matrix);
         job.group = panel_group(matrix);

@@ -26,7 +26,7 @@ enum {
     DEPTH = 4,                /* blocks under way */
     RUN_BLOCKS = 64,          /* unpacked weights of a panel: 32 KiB */
     GROUP_TILES = 32,         /* tiles that share them; accumulators take 64 KiB */
-    MIN_TOKENS = 17,          /* below, unpacking costs more than it saves */
+    MIN_TOKENS = 29,          /* below, unpacking costs more than it saves */
 };
 
 /* Tile registers: four accumulators, two A, two B. */

@@ -26,8 +26,9 @@ enum {
     GROUP_TILES = 16, /* tiles in a group: accumulators take 32 KiB */
     RUN_QUADS = 64,   /* of unpacked weights: 4 KiB a panel */
     RUN_BLOCKS = RUN_QUADS / 2,
-    STEP = 4,         /* tokens at a time: 8 independent vpdpbusd chains */
-    SMALL_TOKENS = 8, /* at most so many take the path for few tokens */
+    STEP = 4,           /* tokens at a time: 8 independent vpdpbusd chains */
+    SMALL_TOKENS = 8,   /* at most so many take the path for few tokens */
+    AHEAD_BYTES = 2048, /* of a panel's codes, prefetched on that path */
     SCALES = 256,
 };
 
@@ -436,8 +437,8 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
 /* One block of 16 * n_panels rows x n_tokens: panels and tile at their bases. */
 MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panels,
                              const uint8_t *tile, size_t block, size_t octet, size_t n_octets,
-                             __m512i table, bool nibbles, int n_panels, int n_tokens,
-                             __m512 acc[4][SMALL_TOKENS])
+                             const uint8_t *ahead, __m512i table, bool nibbles, int n_panels,
+                             int n_tokens, __m512 acc[4][SMALL_TOKENS])
 {
     size_t octet_bytes = MX_QUAD_BYTES * (nibbles ? 1 : 2);
     const uint8_t *codes = panels + layout->panel_codes + octet * octet_bytes;
@@ -455,8 +456,12 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panels,
         MX_UNROLL
         for (int p = 0; p < n_panels; p++) {
             __m512i w[2];
-            octet_load(codes + (size_t)p * layout->panel_bytes + o * octet_bytes, nibbles, table,
-                       w);
+            size_t at = (size_t)p * layout->panel_bytes + o * octet_bytes;
+            octet_load(codes + at, nibbles, table, w);
+            _mm_prefetch((const char *)ahead + at, _MM_HINT_T0);
+            if (!nibbles) {
+                _mm_prefetch((const char *)ahead + at + MX_QUAD_BYTES, _MM_HINT_T0);
+            }
             MX_UNROLL
             for (int t = 0; t < n_tokens; t++) {
                 const uint8_t *quad = a + o * 2 * MX_QUAD_BYTES + t * 4;
@@ -482,6 +487,30 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panels,
     }
 }
 
+/*
+ * Where the codes lie that are wanted AHEAD_BYTES from now: the hardware's own
+ * prefetchers stop at every page, and know nothing of the panels after these. Their
+ * header and scales, which come first, are asked for here. Beyond the last panel this
+ * does nothing.
+ */
+MX_TEMPLATE const uint8_t *small_ahead(const mx_int_layout *layout, const uint8_t *panels,
+                                       size_t octet, bool nibbles, int n_panels)
+{
+    size_t at = octet * MX_QUAD_BYTES * (nibbles ? 1 : 2) + AHEAD_BYTES;
+    size_t code_bytes = layout->panel_bytes - layout->panel_codes;
+    if (at < code_bytes) {
+        return panels + layout->panel_codes + at;
+    }
+    const uint8_t *next = panels + (size_t)n_panels * layout->panel_bytes;
+    MX_UNROLL
+    for (int p = 0; p < n_panels; p++) {
+        const char *head = (const char *)next + (size_t)p * layout->panel_bytes;
+        _mm_prefetch(head + (at - code_bytes) / 2, _MM_HINT_T0);
+        _mm_prefetch(head + (at - code_bytes) / 2 + 64, _MM_HINT_T0);
+    }
+    return next + layout->panel_codes + at - code_bytes;
+}
+
 MX_TEMPLATE void small_tile(const mx_int_product *product, const mx_int_layout *layout,
                             size_t first_panel, __m512i table, bool nibbles, int n_panels,
                             int n_tokens)
@@ -498,11 +527,12 @@ MX_TEMPLATE void small_tile(const mx_int_product *product, const mx_int_layout *
     }
     for (size_t b = 0; b < pair->n_blocks; b++) {
         size_t octet = b * pair->block / 8, n_octets = (mx_int_pair_length(pair, b) + 7) / 8;
+        const uint8_t *ahead = small_ahead(layout, panels, octet, nibbles, n_panels);
         if (n_octets == 4) {
-            small_block(layout, panels, product->tiles, b, octet, 4, table, nibbles, n_panels,
-                        n_tokens, acc);
+            small_block(layout, panels, product->tiles, b, octet, 4, ahead, table, nibbles,
+                        n_panels, n_tokens, acc);
         } else {
-            small_block(layout, panels, product->tiles, b, octet, n_octets, table, nibbles,
+            small_block(layout, panels, product->tiles, b, octet, n_octets, ahead, table, nibbles,
                         n_panels, n_tokens, acc);
         }
     }
@@ -523,7 +553,7 @@ MX_TEMPLATE void small_tile(const mx_int_product *product, const mx_int_layout *
 /* Panels taken at once: enough independent chains to hide vpdpbusd's latency. */
 static size_t small_panels(size_t n_tokens)
 {
-    return n_tokens == 1 ? 4 : n_tokens <= 4 ? 2 : 1;
+    return n_tokens <= 2 ? 4 : n_tokens <= 4 ? 2 : 1;
 }
 
 MX_TEMPLATE void small_shape(const mx_int_product *product, const mx_int_layout *layout,
@@ -534,7 +564,7 @@ MX_TEMPLATE void small_shape(const mx_int_product *product, const mx_int_layout 
         n_panels == 4 ? small_tile(product, layout, panel, table, nibbles, 4, 1)
                       : small_tile(product, layout, panel, table, nibbles, 1, 1);
     } else if (n == 2) {
-        n_panels == 2 ? small_tile(product, layout, panel, table, nibbles, 2, 2)
+        n_panels == 4 ? small_tile(product, layout, panel, table, nibbles, 4, 2)
                       : small_tile(product, layout, panel, table, nibbles, 1, 2);
     } else if (n <= 4) {
         n_panels == 2 ? small_tile(product, layout, panel, table, nibbles, 2, 4)
