@@ -5,10 +5,19 @@
 
 typedef struct eval_args {
     mx_eval_options eval;
+    const char *base_path;
     int threads;
     const char *kv; /* or NULL */
     app_numeric numeric;
 } eval_args;
+
+/* Opens the base model, when there is one. */
+static mx_status open_base(eval_args *args, mx_error *err)
+{
+    return args->base_path != NULL
+               ? mx_model_open(args->base_path, args->threads, &args->eval.base, err)
+               : MX_OK;
+}
 
 /* Opens the model and, when formats are asked for, quantizes it in memory. */
 static mx_status open_model(const char *path, const eval_args *args, const mx_specs *specs,
@@ -24,18 +33,22 @@ static mx_status open_model(const char *path, const eval_args *args, const mx_sp
     return status;
 }
 
-static int eval(const char *path, const eval_args *args, const mx_specs *specs)
+static int eval(const char *path, eval_args *args, const mx_specs *specs)
 {
     mx_error err = {0};
     mx_model *model = NULL;
     char *table = NULL;
     mx_watch watch = app_progress_begin();
-    mx_status status = open_model(path, args, specs, watch, &model, &err);
+    mx_status status = open_base(args, &err);
+    if (status == MX_OK) {
+        status = open_model(path, args, specs, watch, &model, &err);
+    }
     if (status == MX_OK) {
         status = mx_eval_run(model, &args->eval, watch, &table, NULL, &err);
     }
     app_progress_end();
     mx_model_close(model);
+    mx_model_close(args->eval.base);
     if (status == MX_ERR_CANCELLED) {
         if (args->eval.samples_path != NULL) {
             app_error("interrupted; finished documents are in %s: the same command with --resume "
@@ -50,7 +63,7 @@ static int eval(const char *path, const eval_args *args, const mx_specs *specs)
     return app_status(status, &err);
 }
 
-static int check_and_run(const app_command *command, const char *path, const eval_args *args)
+static int check_and_run(const app_command *command, const char *path, eval_args *args)
 {
     if (args->eval.resume && args->eval.samples_path == NULL) {
         return app_usage_error(command, "--resume needs --samples: it continues that file");
@@ -71,7 +84,10 @@ int app_eval(int argc, char **argv)
     mx_eval_options *eval_options = &args.eval;
     const app_option options[] = {
         {"tasks", 0, APP_TEXT, &eval_options->tasks, "LIST",
-         "lambada_openai, cloze, perplexity:FILE, with commas between\n(lambada_openai)"},
+         "lambada_openai, cloze, perplexity:FILE, kl:FILE, with commas between\n"
+         "(lambada_openai)"},
+        {"base", 0, APP_TEXT, &args.base_path, "MODEL",
+         "kl: the unquantized model that predictions are compared with"},
         {"data", 0, APP_TEXT, &eval_options->data_path, "PATH",
          "where lambada_test.jsonl lies, a folder or the file\n(search: $MXLM_DATA_DIR, ./data, "
          "../shared/data, the cache)"},
@@ -86,9 +102,9 @@ int app_eval(int argc, char **argv)
         {"resume", 0, APP_FLAG, &eval_options->resume, NULL,
          "reuse the documents that --samples' file already holds"},
         {"window", 0, APP_U32, &eval_options->window, "N",
-         "perplexity: tokens of one window (2048, or the model's)"},
+         "perplexity, kl: tokens of one window (2048, or the model's)"},
         {"stride", 0, APP_U32, &eval_options->stride, "N",
-         "perplexity: tokens between windows (the window)"},
+         "perplexity, kl: tokens between windows (the window)"},
         {"add-bos", 0, APP_FLAG, &eval_options->add_bos, NULL, "put BOS before every document"},
         {"bootstrap-iters", 0, APP_U32, &eval_options->bootstrap_iters, "N",
          "draws for perplexity's standard error (100000; 0: none)"},

@@ -188,7 +188,7 @@ mx_status mx_quantize_run(const char *model_path, const char *out_dir, const mx_
 /* ---- evaluate and compare ------------------------------------------------ */
 
 typedef struct mx_eval_options {
-    const char *tasks;        /* "lambada_openai,cloze,perplexity:FILE" */
+    const char *tasks;        /* "lambada_openai,cloze,perplexity:FILE,kl:FILE" */
     const char *data_path;    /* directory or file with lambada_test.jsonl, or NULL: search */
     uint64_t limit;           /* documents per task, 0 = all */
     uint32_t batch_size;      /* documents per forward pass, 0 = 32 */
@@ -199,6 +199,8 @@ typedef struct mx_eval_options {
     const char *output_path;  /* results JSON, or NULL */
     const char *samples_path; /* per-document JSON lines, or NULL */
     bool resume;              /* reuse the documents finished in samples_path */
+    mx_model *base;           /* that kl:FILE compares with, as it is: the same tokenizer;
+                                 borrowed. Given when, and only when, kl is asked for */
 } mx_eval_options;
 
 void mx_eval_options_init(mx_eval_options *options); /* lm_eval's defaults */
@@ -211,9 +213,13 @@ void mx_eval_options_init(mx_eval_options *options); /* lm_eval's defaults */
 mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch watch, char **table,
                       char **json, mx_error *err);
 
-/* Compares results files of mx_eval_run; paths[0] is the baseline. */
-mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdown, char **json,
-                         mx_error *err);
+/*
+ * Compares results files of mx_eval_run; paths[0] is the baseline. paths[rtn], where rtn
+ * is not 0, is of plain rounding: the report then says which share of its loss the others
+ * win back.
+ */
+mx_status mx_compare_run(const char *const *paths, size_t n_paths, size_t rtn, char **markdown,
+                         char **json, mx_error *err);
 
 /* ---- generate and tokenize ----------------------------------------------- */
 

@@ -24,6 +24,9 @@ static const struct {
     [MX_COMPARE_WORD] = {"word_perplexity", "word perplexity"},
     [MX_COMPARE_TOKEN] = {"token_perplexity", "token perplexity"},
     [MX_COMPARE_BITS] = {"bits_per_byte", "bits per byte"},
+    [MX_COMPARE_KL] = {"kl", "KL divergence, mean"},
+    [MX_COMPARE_KL_P99] = {"kl_p99", "KL divergence, 99th percentile"},
+    [MX_COMPARE_TOP1] = {"top1_agreement", "top-1 agreement"},
 };
 
 const char *mx_compare_metric_name(mx_compare_metric_id id)
@@ -84,7 +87,12 @@ static mx_status load_documents(const json_t *object, const char *where, mx_comp
     }
     MX_TRY(load_numbers(object, "words", where, task->count, &task->words, err));
     MX_TRY(load_numbers(object, "tokens", where, task->count, &task->tokens, err));
-    return load_numbers(object, "bytes", where, task->count, &task->bytes, err);
+    MX_TRY(load_numbers(object, "bytes", where, task->count, &task->bytes, err));
+    if (json_object_get(object, "kl") == NULL) {
+        return MX_OK;
+    }
+    MX_TRY(load_numbers(object, "kl", where, task->count, &task->kl, err));
+    return load_numbers(object, "top1_agreed", where, task->count, &task->agreed, err);
 }
 
 /* One metric of results.TASK: absent, null (Inf) or a number; its error a
@@ -104,6 +112,18 @@ static mx_status load_metric(const json_t *results, const char *where, const cha
         return MX_OK;
     }
     return mx_json_get_real(results, key, where, false, NAN, &out->stderror, err);
+}
+
+/* sum value / sum tokens over windows is the figure of results.TASK. */
+static mx_status check_mean(const mx_compare_task *task, const double *values,
+                            mx_compare_metric_id id, const char *where, mx_error *err)
+{
+    double wanted = mx_mean(values, task->count) / mx_mean(task->tokens, task->count);
+    if (fabs(task->metrics[id].value - wanted) <= 1e-9 + 1e-9 * fabs(wanted)) {
+        return MX_OK;
+    }
+    return mx_error_set(err, MX_ERR_FORMAT, "%s: its %s is not that of its documents", where,
+                        compare_metrics[id].name);
 }
 
 /* Figures are shown with tests computed from the documents: they must agree. */
@@ -128,6 +148,10 @@ static mx_status check_metrics(const mx_compare_task *task, const char *where, m
     if (!task->text && !(fabs(acc - right / (double)task->count) <= 1e-9)) {
         return mx_error_set(err, MX_ERR_FORMAT, "%s: its accuracy is not that of its documents",
                             where);
+    }
+    if (task->kl != NULL) {
+        MX_TRY(check_mean(task, task->kl, MX_COMPARE_KL, where, err));
+        return check_mean(task, task->agreed, MX_COMPARE_TOP1, where, err);
     }
     return MX_OK;
 }
@@ -210,6 +234,9 @@ static mx_status load_about(mx_compare_file *file, const json_t *mxlm, mx_error 
     MX_TRY(mx_json_get_string(args, "pretrained", path, false, "?", &file->model, err));
     MX_TRY(mx_json_get_bool(args, "add_bos_token", path, false, false, &file->add_bos, err));
     MX_TRY(mx_json_get_string(mxlm, "specs_text", path, false, "?", &file->specs, err));
+    const json_t *base = json_object_get(mxlm, "base");
+    MX_TRY(mx_json_get_string(base, "path", path, false, "", &file->base, err));
+    MX_TRY(mx_json_get_string(base, "specs_text", path, false, "", &file->base_specs, err));
     MX_TRY(mx_json_get_string(mxlm, "isa", path, false, "?", &file->isa, err));
     MX_TRY(mx_json_get_int(mxlm, "threads", path, false, 0, 0, INT32_MAX, &file->threads, err));
     return load_sizes(mxlm, path, &file->sizes, err);
@@ -241,6 +268,8 @@ void mx_compare_file_free(mx_compare_file *file)
         free(file->tasks[i].words);
         free(file->tasks[i].tokens);
         free(file->tasks[i].bytes);
+        free(file->tasks[i].kl);
+        free(file->tasks[i].agreed);
     }
     free(file->tasks);
     json_decref(file->root);

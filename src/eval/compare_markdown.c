@@ -37,18 +37,29 @@ static void table_take(mx_md_table *table, mx_str *cell)
 
 /* ---- rows of a task ------------------------------------------------------------ */
 
-/* Accuracies in percent; bits per byte differ in the third decimal. */
-static void add_metric(mx_md_table *table, mx_compare_metric_id id, const mx_compare_metric *metric)
+/* Shares in percent, in points; the rest as numbers with some digits. */
+static bool is_share(mx_compare_metric_id id)
+{
+    return id == MX_COMPARE_ACC || id == MX_COMPARE_TOP1;
+}
+
+/* Bits per byte and divergences differ in the third decimal. */
+static int metric_digits(mx_compare_metric_id id)
+{
+    return id == MX_COMPARE_BITS || id == MX_COMPARE_KL ? 4 : 2;
+}
+
+static void add_metric(mx_md_table *table, mx_compare_metric_id id, const mx_compare_task *task)
 {
     mx_str cell = {0};
-    double scale = id == MX_COMPARE_ACC ? 100 : 1;
-    int digits = id == MX_COMPARE_BITS ? 4 : 2;
-    if (isnan(metric->value)) {
+    double scale = is_share(id) ? 100 : 1;
+    if (task == NULL || isnan(task->metrics[id].value)) {
         mx_str_add(&cell, ABSENT);
     } else {
-        mx_str_addf(&cell, "%.*f", digits, scale * metric->value);
-        add_stderr(&cell, scale * metric->stderror, "", digits);
-        mx_str_add(&cell, id == MX_COMPARE_ACC ? " %" : "");
+        const mx_compare_metric *metric = &task->metrics[id];
+        mx_str_addf(&cell, "%.*f", metric_digits(id), scale * metric->value);
+        add_stderr(&cell, scale * metric->stderror, "", metric_digits(id));
+        mx_str_add(&cell, is_share(id) ? " %" : "");
     }
     table_take(table, &cell);
 }
@@ -59,39 +70,100 @@ static void add_metric_change(mx_md_table *table, mx_compare_metric_id id,
                               const mx_compare_difference *difference)
 {
     mx_str cell = {0};
-    double from = base->metrics[id].value, to = other->metrics[id].value;
+    double from = base != NULL ? base->metrics[id].value : NAN;
+    double to = other != NULL ? other->metrics[id].value : NAN;
     if (isnan(from) || isnan(to)) {
         mx_str_add(&cell, ABSENT);
-    } else if (id == MX_COMPARE_ACC) {
-        mx_str_addf(&cell, "%s%.2f", sign(difference->acc), 100 * fabs(difference->acc));
-        add_stderr(&cell, 100 * difference->acc_stderr, "", 2);
+    } else if (is_share(id)) {
+        mx_str_addf(&cell, "%s%.2f", sign(difference->change[id]),
+                    100 * fabs(difference->change[id]));
+        add_stderr(&cell, 100 * difference->change_stderr[id], "", 2);
         mx_str_add(&cell, " points");
     } else {
         mx_str_addf(&cell, "%s%.1f %%", sign(to - from), 100 * fabs(to / from - 1));
-        if (!isnan(difference->log_ratio[id])) {
-            mx_str_addf(&cell, " (ln %s%.4f", sign(difference->log_ratio[id]),
-                        fabs(difference->log_ratio[id]));
-            add_stderr(&cell, difference->log_ratio_stderr[id], "", 4);
+        bool has_ratio = !isnan(difference->log_ratio[id]);
+        double change = has_ratio ? difference->log_ratio[id] : difference->change[id];
+        if (!isnan(change)) {
+            mx_str_addf(&cell, " (%s%s%.4f", has_ratio ? "ln " : "", sign(change), fabs(change));
+            add_stderr(&cell,
+                       has_ratio ? difference->log_ratio_stderr[id] : difference->change_stderr[id],
+                       "", 4);
             mx_str_add(&cell, ")");
         }
     }
     table_take(table, &cell);
 }
 
-/* Nothing when the baseline lacks the metric: other tasks have other ones. */
+/* Nothing when no file has the metric: other tasks have other ones. */
 static void add_metric_row(const mx_compare_report *report, size_t t, mx_compare_metric_id id,
                            mx_md_table *table)
 {
     const mx_compare_task *const *tasks = &report->tasks[t * report->n_files];
-    if (isnan(tasks[0]->metrics[id].value)) {
+    const mx_compare_task *any = mx_compare_any(report, t);
+    if (isnan(any->metrics[id].value)) {
         return;
     }
-    mx_md_table_addf(table, "%s %s", tasks[0]->name, mx_compare_metric_title(id));
-    add_metric(table, id, &tasks[0]->metrics[id]);
+    mx_md_table_addf(table, "%s %s", any->name, mx_compare_metric_title(id));
+    add_metric(table, id, tasks[0]);
     for (size_t f = 1; f < report->n_files; f++) {
-        add_metric(table, id, &tasks[f]->metrics[id]);
+        add_metric(table, id, tasks[f]);
         add_metric_change(table, id, tasks[0], tasks[f],
                           &report->differences[t * report->n_files + f]);
+    }
+}
+
+/* A share of RTN's loss, in percent of it. */
+static void add_share(mx_md_table *table, bool has, double value, double stderror)
+{
+    mx_str cell = {0};
+    if (!has || isnan(value)) {
+        mx_str_add(&cell, ABSENT);
+    } else {
+        mx_str_addf(&cell, "%s%.1f", value < 0 ? "−" : "", 100 * fabs(value));
+        add_stderr(&cell, 100 * stderror, "", 1);
+        mx_str_add(&cell, " %");
+    }
+    table_take(table, &cell);
+}
+
+typedef enum recovery_kind { RECOVERY_LOSS, RECOVERY_ACC, RECOVERY_KL } recovery_kind;
+
+/* Between the baseline, 100, and RTN, 0; their own columns say so. */
+static void add_recovery_row(const mx_compare_report *report, size_t t, recovery_kind kind,
+                             mx_md_table *table)
+{
+    static const char *const titles[] = {"ln perplexity", "accuracy", "KL divergence"};
+    mx_md_table_addf(table, "%s share of RTN's loss in %s recovered",
+                     mx_compare_any(report, t)->name, titles[kind]);
+    mx_md_table_addf(table, "100 %%");
+    for (size_t f = 1; f < report->n_files; f++) {
+        const mx_compare_recovery *r = &report->recoveries[t * report->n_files + f];
+        const double values[] = {r->loss, r->acc, r->kl};
+        const double errors[] = {r->loss_stderr, r->acc_stderr, r->kl_stderr};
+        bool has = mx_compare_has_recovery(report, t, f);
+        if (f == report->rtn && has && !isnan(values[kind])) {
+            mx_md_table_addf(table, "0 %%");
+        } else {
+            add_share(table, has, values[kind], errors[kind]);
+        }
+        mx_md_table_addf(table, "%s", "");
+    }
+}
+
+static void add_recovery_rows(const mx_compare_report *report, size_t t, mx_md_table *table)
+{
+    const mx_compare_task *const *tasks = &report->tasks[t * report->n_files];
+    if (report->rtn == 0) {
+        return;
+    }
+    if (tasks[0] != NULL && !tasks[0]->text) {
+        add_recovery_row(report, t, RECOVERY_ACC, table);
+    }
+    if (tasks[0] != NULL) {
+        add_recovery_row(report, t, RECOVERY_LOSS, table);
+    }
+    if (mx_compare_any(report, t)->kl != NULL) {
+        add_recovery_row(report, t, RECOVERY_KL, table);
     }
 }
 
@@ -99,7 +171,7 @@ static void add_metric_row(const mx_compare_report *report, size_t t, mx_compare
 static void add_flips_row(const mx_compare_report *report, size_t t, mx_md_table *table)
 {
     const mx_compare_task *base = report->tasks[t * report->n_files];
-    if (base->text) {
+    if (base == NULL || base->text) {
         return;
     }
     mx_md_table_addf(table, "%s answers lost / gained of %zu, McNemar p", base->name, base->count);
@@ -207,10 +279,10 @@ static void add_time_rows(const mx_compare_report *report, size_t t, mx_md_table
     for (size_t f = 0; f < report->n_files; f++) {
         const mx_compare_task *task = report->tasks[t * report->n_files + f];
         /* A resumed run's seconds are of a part of the documents only. */
-        seconds[f] = task->resumed > 0 ? NAN : task->seconds;
-        rates[f] = task->tokens_per_second > 0 ? task->tokens_per_second : NAN;
+        seconds[f] = task == NULL || task->resumed > 0 ? NAN : task->seconds;
+        rates[f] = task != NULL && task->tokens_per_second > 0 ? task->tokens_per_second : NAN;
     }
-    const char *name = report->tasks[t * report->n_files]->name;
+    const char *name = mx_compare_any(report, t)->name;
     mx_str_addf(&title, "%s runtime", name);
     add_value_row(table, title.data != NULL ? title.data : "", seconds, report->n_files,
                   UNIT_SECONDS);
@@ -254,7 +326,7 @@ static void add_files(const mx_compare_report *report, mx_str *out)
 {
     for (size_t f = 0; f < report->n_files; f++) {
         const mx_compare_file *file = &report->files[f];
-        mx_str_addf(out, "- %s: ", f == 0 ? "baseline" : "new");
+        mx_str_addf(out, "- %s: ", f == 0 ? "baseline" : f == report->rtn ? "RTN" : "new");
         add_plain(out, file->path);
         mx_str_add(out, ": ");
         add_plain(out, file->model);
@@ -262,7 +334,14 @@ static void add_files(const mx_compare_report *report, mx_str *out)
         add_plain(out, file->specs);
         mx_str_add(out, " (");
         add_plain(out, file->isa);
-        mx_str_addf(out, ", %lld threads)\n", (long long)file->threads);
+        mx_str_addf(out, ", %lld threads)", (long long)file->threads);
+        if (file->base[0] != '\0') {
+            mx_str_add(out, "; KL from ");
+            add_plain(out, file->base);
+            mx_str_add(out, ", ");
+            add_plain(out, file->base_specs);
+        }
+        mx_str_add(out, "\n");
     }
     mx_str_add(out, "\n");
 }
@@ -273,7 +352,14 @@ static void add_notes(const mx_compare_report *report, mx_str *out)
     mx_str_add(out, "\n± is one standard error; that of a change is paired by document. "
                     "ln: the change of the perplexity's logarithm.\n");
     for (size_t t = 0; t < report->n_tasks; t++) {
-        if (strcmp(report->tasks[t * report->n_files]->name, "cloze") == 0) {
+        if (mx_compare_any(report, t)->kl != NULL) {
+            mx_str_add(out, "KL divergence is from the base model's next-token distribution to "
+                            "the file's, in nats a token.\n");
+            break;
+        }
+    }
+    for (size_t t = 0; t < report->n_tasks; t++) {
+        if (strcmp(mx_compare_any(report, t)->name, "cloze") == 0) {
             mx_str_add(out, "cloze is mxlm's own set of embedded passages: its figures are not "
                             "LAMBADA's.\n");
         }
@@ -294,6 +380,7 @@ static void add_rows(const mx_compare_report *report, mx_md_table *table)
         for (int id = MX_COMPARE_PERPLEXITY; id < MX_COMPARE_METRICS; id++) {
             add_metric_row(report, t, (mx_compare_metric_id)id, table);
         }
+        add_recovery_rows(report, t, table);
     }
     add_size_rows(report, table);
     for (size_t t = 0; t < report->n_tasks; t++) {

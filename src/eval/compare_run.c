@@ -10,22 +10,32 @@ typedef struct compare_run {
     mx_compare_report report;
 } compare_run;
 
-/* Fills one row of the report with the files' versions of a task; false when a
- * file lacks it. */
+/* Fills one row of the report with the files' versions of a task; false when it is not
+ * for the report. */
 static bool compare_collect(const compare_run *run, const char *name, const mx_compare_task **row)
 {
+    bool all = true, kl = false;
     for (size_t f = 0; f < run->report.n_files; f++) {
         row[f] = mx_compare_find(&run->files[f], name);
-        if (row[f] == NULL) {
-            return false;
-        }
+        all = all && row[f] != NULL;
+        kl = kl || (row[f] != NULL && row[f]->kl != NULL);
     }
-    return true;
+    return all || kl;
 }
 
-/* The tasks that all files have, in the baseline's order, and the names of the
- * others. */
-static mx_status compare_common(compare_run *run, mx_error *err)
+/* True when a file before `file` has the task. */
+static bool compare_seen(const compare_run *run, size_t file, const char *name)
+{
+    for (size_t f = 0; f < file; f++) {
+        if (mx_compare_find(&run->files[f], name) != NULL) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* Room for every task of every file. */
+static mx_status compare_reserve(compare_run *run, mx_error *err)
 {
     mx_compare_report *report = &run->report;
     size_t n_files = report->n_files, most = 0;
@@ -34,18 +44,29 @@ static mx_status compare_common(compare_run *run, mx_error *err)
     }
     report->tasks = calloc(most * n_files, sizeof *report->tasks);
     report->differences = calloc(most * n_files, sizeof *report->differences);
+    report->recoveries = calloc(most * n_files, sizeof *report->recoveries);
     report->dropped = calloc(most, sizeof *report->dropped);
-    if (report->tasks == NULL || report->differences == NULL || report->dropped == NULL) {
+    if (report->tasks == NULL || report->differences == NULL || report->recoveries == NULL ||
+        report->dropped == NULL) {
         return mx_error_nomem(err, "comparison", most * n_files * sizeof *report->differences);
     }
-    for (size_t f = 0; f < n_files; f++) {
+    return MX_OK;
+}
+
+/* The tasks to report, in the order of their first file, and the names of the others. */
+static mx_status compare_common(compare_run *run, mx_error *err)
+{
+    mx_compare_report *report = &run->report;
+    MX_TRY(compare_reserve(run, err));
+    for (size_t f = 0; f < report->n_files; f++) {
         for (size_t i = 0; i < run->files[f].n_tasks; i++) {
             const char *name = run->files[f].tasks[i].name;
-            const mx_compare_task **row = &report->tasks[report->n_tasks * n_files];
-            bool common = compare_collect(run, name, row);
-            if (common && f == 0) {
+            if (compare_seen(run, f, name)) {
+                continue;
+            }
+            if (compare_collect(run, name, &report->tasks[report->n_tasks * report->n_files])) {
                 report->n_tasks++;
-            } else if (!common && (f == 0 || mx_compare_find(&run->files[0], name) == NULL)) {
+            } else {
                 report->dropped[report->n_dropped++] = name;
             }
         }
@@ -57,15 +78,52 @@ static mx_status compare_common(compare_run *run, mx_error *err)
     return MX_OK;
 }
 
-/* The baseline against every other file, task by task; its own column stays zero. */
+const mx_compare_task *mx_compare_any(const mx_compare_report *report, size_t t)
+{
+    size_t f = 0;
+    while (report->tasks[t * report->n_files + f] == NULL) {
+        f++;
+    }
+    return report->tasks[t * report->n_files + f];
+}
+
+bool mx_compare_has_difference(const mx_compare_report *report, size_t t, size_t f)
+{
+    const mx_compare_task *const *row = &report->tasks[t * report->n_files];
+    return f > 0 && row[0] != NULL && row[f] != NULL;
+}
+
+bool mx_compare_has_recovery(const mx_compare_report *report, size_t t, size_t f)
+{
+    const mx_compare_task *const *row = &report->tasks[t * report->n_files];
+    return report->rtn > 0 && f > 0 && row[report->rtn] != NULL && row[f] != NULL;
+}
+
+/* Two files' versions of a task, which must be of the same documents. */
+static mx_status compare_pair(const compare_run *run, size_t t, size_t from, size_t to,
+                              mx_compare_difference *out, mx_error *err)
+{
+    const mx_compare_task *const *row = &run->report.tasks[t * run->report.n_files];
+    return mx_compare_tasks(&run->files[from], row[from], &run->files[to], row[to], out, err);
+}
+
+/* The baseline, and RTN where it is named, against every other file, task by task. */
 static mx_status compare_differences(compare_run *run, mx_error *err)
 {
     mx_compare_report *report = &run->report;
     for (size_t t = 0; t < report->n_tasks; t++) {
+        const mx_compare_task *const *row = &report->tasks[t * report->n_files];
         for (size_t f = 1; f < report->n_files; f++) {
-            size_t at = t * report->n_files;
-            MX_TRY(mx_compare_tasks(&run->files[0], report->tasks[at], &run->files[f],
-                                    report->tasks[at + f], &report->differences[at + f], err));
+            size_t at = t * report->n_files + f;
+            if (mx_compare_has_difference(report, t, f)) {
+                MX_TRY(compare_pair(run, t, 0, f, &report->differences[at], err));
+            }
+            if (mx_compare_has_recovery(report, t, f)) {
+                mx_compare_difference paired; /* for its check that the documents agree */
+                MX_TRY(compare_pair(run, t, report->rtn, f, &paired, err));
+                MX_TRY(mx_compare_recover(row[0], row[report->rtn], row[f], &report->recoveries[at],
+                                          err));
+            }
         }
     }
     return MX_OK;
@@ -86,8 +144,8 @@ static mx_status compare_all(compare_run *run, const char *const *paths, char **
     return json != NULL ? mx_compare_json(&run->report, json, err) : MX_OK;
 }
 
-mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdown, char **json,
-                         mx_error *err)
+mx_status mx_compare_run(const char *const *paths, size_t n_paths, size_t rtn, char **markdown,
+                         char **json, mx_error *err)
 {
     if (markdown != NULL) {
         *markdown = NULL;
@@ -100,12 +158,16 @@ mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdo
                             "compare: needs 2 to %d results files, the baseline first",
                             MX_COMPARE_MAX_FILES);
     }
+    if (rtn >= n_paths) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "compare: rtn: there is no file %zu", rtn);
+    }
     compare_run *run = calloc(1, sizeof *run);
     if (run == NULL) {
         return mx_error_nomem(err, "comparison", sizeof *run);
     }
     run->report.files = run->files;
     run->report.n_files = n_paths;
+    run->report.rtn = rtn;
     mx_status status = compare_all(run, paths, markdown, json, err);
     if (status != MX_OK && markdown != NULL) {
         free(*markdown);
@@ -116,6 +178,7 @@ mx_status mx_compare_run(const char *const *paths, size_t n_paths, char **markdo
     }
     free(run->report.tasks);
     free(run->report.differences);
+    free(run->report.recoveries);
     free(run->report.dropped);
     free(run);
     return status;

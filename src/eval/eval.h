@@ -35,6 +35,9 @@ typedef struct mx_outcome {
     double log_likelihood; /* natural logarithm, summed over the targets */
     bool greedy;           /* every target is the argmax */
     bool done;
+    /* Beside a base model (MX_TASK_KL) only. */
+    float *divergences; /* [n_targets]: KL of the distributions at each, in nats; borrowed */
+    uint32_t agreed;    /* targets at which both models' argmax is the same token */
 } mx_outcome;
 
 /* Zero-initialize; every part is owned. */
@@ -67,7 +70,8 @@ typedef struct mx_scorer {
     void *ctx;
     /* Before the first batch of a list: no batch will exceed these. */
     mx_status (*prepare)(void *ctx, const mx_session_config *limits, mx_error *err);
-    /* Scores n documents in one go into outcomes [n] (log_likelihood, greedy). */
+    /* Scores n documents in one go into outcomes [n]: log_likelihood and greedy; where
+     * `divergences` points to room, what is behind it and agreed. */
     mx_status (*score)(void *ctx, const mx_document *const *batch, size_t n, mx_outcome *outcomes,
                        mx_error *err);
     void (*free)(void *ctx);
@@ -75,6 +79,13 @@ typedef struct mx_scorer {
 
 /* A scorer over a model; the model outlives it. */
 mx_status mx_scorer_open(mx_model *model, mx_scorer *out, mx_error *err);
+/*
+ * The same beside a base model, run in lockstep over the same tokens: also the
+ * Kullback-Leibler divergence KL(base || model) = sum_v p(v) ln(p(v) / q(v)) of the
+ * next token's distributions, in nats, over the whole vocabulary. Both models outlive
+ * it. Tokens that mean different things are MX_ERR_ARGUMENT.
+ */
+mx_status mx_kl_scorer_open(mx_model *model, mx_model *base, mx_scorer *out, mx_error *err);
 void mx_scorer_close(mx_scorer *scorer); /* idempotent */
 
 /* Called once for each finished document, in the calling thread. */
@@ -90,8 +101,8 @@ typedef struct mx_score_work {
 /*
  * Scores the documents that are not `done` yet, longest first, at most
  * batch_size a pass (0: 32) and fewer when they are long; outcomes [count] in
- * list order. Outcomes do not depend on the batching. A log-likelihood that is
- * not finite is MX_ERR_FORMAT. `stage` names the work for the watch; `*tokens`
+ * list order. Outcomes do not depend on the batching. A log-likelihood or a
+ * divergence that is not finite is MX_ERR_FORMAT. `stage` names the work for the watch; `*tokens`
  * (may be NULL) receives the number of tokens fed.
  */
 mx_status mx_score_documents(const mx_scorer *scorer, const mx_document_list *list,
@@ -114,6 +125,7 @@ typedef struct mx_task_context {
 typedef enum mx_task_kind {
     MX_TASK_TARGET, /* predict the end of a passage: acc, perplexity a document */
     MX_TASK_TEXT,   /* all of a text: perplexity a word, byte and token */
+    MX_TASK_KL,     /* all of a text, beside a base model: KL divergence, top-1 agreement */
 } mx_task_kind;
 
 typedef struct mx_task {

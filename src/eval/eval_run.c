@@ -85,7 +85,7 @@ static mx_status eval_identity(const eval_run *run, json_t **out, mx_error *err)
 {
     const mx_eval_options *options = &run->options;
     const mx_model *model = run->setup->model;
-    json_t *root = json_object(), *specs = NULL;
+    json_t *root = json_object(), *specs = NULL, *base_specs = NULL;
     bool failed = false;
     mx_status status = MX_OK;
     if (model != NULL) {
@@ -93,6 +93,12 @@ static mx_status eval_identity(const eval_run *run, json_t **out, mx_error *err)
         mx_json_put(root, "model", mx_json_text(mx_checkpoint_path(model->checkpoint)), &failed);
         mx_json_put(root, "specs", json_incref(specs), &failed);
         mx_json_put(root, "kv", json_string(mx_kv_type_name(model->kv_type)), &failed);
+    }
+    if (options->base != NULL) {
+        MX_TRY_GOTO(status, mx_specs_to_json(&options->base->specs, &base_specs, err));
+        mx_json_put(root, "base", mx_json_text(mx_checkpoint_path(options->base->checkpoint)),
+                    &failed);
+        mx_json_put(root, "base_specs", json_incref(base_specs), &failed);
     }
     mx_json_put(root, "tasks", mx_json_text(options->tasks), &failed);
     mx_json_put(root, "limit", json_integer((json_int_t)options->limit), &failed);
@@ -102,6 +108,7 @@ static mx_status eval_identity(const eval_run *run, json_t **out, mx_error *err)
     status = failed ? mx_error_nomem(err, "samples", 0) : MX_OK;
 done:
     json_decref(specs);
+    json_decref(base_specs);
     if (status != MX_OK) {
         json_decref(root);
         root = NULL;
@@ -123,6 +130,24 @@ static mx_status eval_open_samples(eval_run *run, mx_error *err)
 
 /* ---- tasks -------------------------------------------------------------------- */
 
+/* Room for what comparing with the base says of every target. */
+static mx_status eval_reserve_divergences(mx_task_result *result, mx_error *err)
+{
+    size_t targets = 0, at = 0;
+    for (size_t i = 0; i < result->documents.count; i++) {
+        targets += result->documents.items[i].n_targets;
+    }
+    result->divergences = calloc(targets > 0 ? targets : 1, sizeof *result->divergences);
+    if (result->divergences == NULL) {
+        return mx_error_nomem(err, result->request->name, targets * sizeof *result->divergences);
+    }
+    for (size_t i = 0; i < result->documents.count; i++) {
+        result->outcomes[i].divergences = result->divergences + at;
+        at += result->documents.items[i].n_targets;
+    }
+    return MX_OK;
+}
+
 /* Documents, and one outcome for each: none is done yet. */
 static mx_status eval_load(eval_run *run, mx_task_result *result, mx_error *err)
 {
@@ -135,7 +160,7 @@ static mx_status eval_load(eval_run *run, mx_task_result *result, mx_error *err)
     if (result->outcomes == NULL) {
         return mx_error_nomem(err, request->name, count * sizeof *result->outcomes);
     }
-    return MX_OK;
+    return request->task->kind == MX_TASK_KL ? eval_reserve_divergences(result, err) : MX_OK;
 }
 
 /* What eval_document_done needs to know. */
@@ -157,11 +182,33 @@ static mx_status eval_task(eval_run *run, mx_task_result *result, mx_error *err)
 {
     eval_sink sink = {.samples = run->samples, .request = result->request};
     MX_TRY(mx_samples_restore(run->samples, result, err));
-    MX_TRY(mx_score_documents(&run->setup->scorer, &result->documents, run->options.batch_size,
+    const mx_scorer *scorer =
+        result->request->task->kind == MX_TASK_KL ? &run->setup->kl_scorer : &run->setup->scorer;
+    MX_TRY(mx_score_documents(scorer, &result->documents, run->options.batch_size,
                               result->request->name, run->watch, eval_document_done, &sink,
                               result->outcomes, &result->work, err));
     return mx_task_result_measure(result, run->options.bootstrap_iters, run->setup->team,
                                   run->watch, err);
+}
+
+/* A base model is needed by the tasks that compare with one, and by no others. */
+static mx_status eval_check_base(const eval_run *run, mx_error *err)
+{
+    const char *compares = NULL;
+    bool has_base = run->setup->kl_scorer.score != NULL;
+    for (size_t i = 0; i < run->n_tasks; i++) {
+        if (run->requests[i].task->kind == MX_TASK_KL) {
+            compares = run->requests[i].name;
+        }
+    }
+    if (compares != NULL && !has_base) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "base: %s needs a model to compare with",
+                            compares);
+    }
+    if (compares == NULL && has_base) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "base: no task compares with it: add kl:FILE");
+    }
+    return MX_OK;
 }
 
 /* All data is loaded before anything is scored or written: a missing file of
@@ -169,6 +216,7 @@ static mx_status eval_task(eval_run *run, mx_task_result *result, mx_error *err)
 static mx_status eval_tasks(eval_run *run, mx_error *err)
 {
     MX_TRY(mx_task_requests_parse(run->options.tasks, &run->requests, &run->n_tasks, err));
+    MX_TRY(eval_check_base(run, err));
     run->results = calloc(run->n_tasks, sizeof *run->results);
     if (run->results == NULL) {
         return mx_error_nomem(err, "tasks", run->n_tasks * sizeof *run->results);
@@ -268,9 +316,13 @@ mx_status mx_eval_run(mx_model *model, const mx_eval_options *options, mx_watch 
         setup.bos = setup.bos >= 0 ? setup.bos : config->bos_id;
         status = mx_scorer_open(model, &setup.scorer, err);
     }
+    if (status == MX_OK && options->base != NULL) {
+        status = mx_kl_scorer_open(model, options->base, &setup.kl_scorer, err);
+    }
     if (status == MX_OK) {
         status = mx_eval_execute(&setup, watch, table, json, err);
     }
     mx_scorer_close(&setup.scorer);
+    mx_scorer_close(&setup.kl_scorer);
     return status;
 }

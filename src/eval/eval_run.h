@@ -9,7 +9,8 @@ typedef struct mx_eval_setup {
     mx_eval_options options; /* as asked for; resolved by mx_eval_execute */
     const mx_tokenizer *tokenizer;
     mx_scorer scorer;
-    int32_t bos, eos; /* -1: none */
+    mx_scorer kl_scorer; /* of tasks beside a base model; zero without one */
+    int32_t bos, eos;    /* -1: none */
     uint32_t max_context;
     const mx_model *model; /* described in the results; may be NULL */
     mx_team *team;         /* for the bootstrap; may be NULL */

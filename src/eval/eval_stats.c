@@ -10,6 +10,7 @@
 
 #include <math.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BOOTSTRAP_CHUNK 1000 /* draws a seed */
 #define BOOTSTRAP_BATCH 512  /* indices drawn at a time: they stay in the L1 cache */
@@ -38,6 +39,28 @@ double mx_sample_stddev(const double *x, size_t n)
 double mx_mean_stderr(const double *x, size_t n)
 {
     return mx_sample_stddev(x, n) / sqrt((double)n);
+}
+
+static int compare_float(const void *left, const void *right)
+{
+    float a = *(const float *)left, b = *(const float *)right;
+    return (a > b) - (a < b);
+}
+
+mx_status mx_percentile(const float *x, size_t n, double fraction, double *out, mx_error *err)
+{
+    float *sorted = malloc(n * sizeof *sorted);
+    if (sorted == NULL) {
+        return mx_error_nomem(err, "percentile", n * sizeof *sorted);
+    }
+    memcpy(sorted, x, n * sizeof *sorted);
+    qsort(sorted, n, sizeof *sorted, compare_float);
+    double place = fraction * (double)(n - 1);
+    size_t below = (size_t)place, above = below + 1 < n ? below + 1 : below;
+    double low = (double)sorted[below], high = (double)sorted[above];
+    *out = low + (high - low) * (place - (double)below);
+    free(sorted);
+    return MX_OK;
 }
 
 double mx_perplexity(const double *x, size_t n)

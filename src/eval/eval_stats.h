@@ -15,6 +15,10 @@ double mx_mean(const double *x, size_t n);
 double mx_sample_stddev(const double *x, size_t n);
 /* mx_sample_stddev / sqrt(n): the standard error of a mean. */
 double mx_mean_stderr(const double *x, size_t n);
+/* The value below which a share `fraction` of x [n] lies, n >= 1: between the order
+ * statistics floor(h) and floor(h) + 1 of h = fraction (n - 1), counted from 0, linearly
+ * (Hyndman and Fan's type 7, numpy's and R's default). */
+mx_status mx_percentile(const float *x, size_t n, double fraction, double *out, mx_error *err);
 /* exp(-mean x). */
 double mx_perplexity(const double *x, size_t n);
 

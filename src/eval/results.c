@@ -11,6 +11,7 @@ void mx_task_result_free(mx_task_result *result)
 {
     free(result->source);
     free(result->outcomes);
+    free(result->divergences);
     mx_document_list_free(&result->documents);
     *result = (mx_task_result){0};
 }
@@ -88,6 +89,51 @@ static void measure_text(mx_task_result *result, double *values)
     result_add_metric(result, measure_unit(result, values, "token_perplexity", TEXT_TOKENS, false));
 }
 
+double mx_outcome_divergence(const mx_document *document, const mx_outcome *outcome)
+{
+    double sum = 0;
+    for (uint32_t t = 0; t < document->n_targets; t++) {
+        sum += (double)outcome->divergences[t];
+    }
+    return sum;
+}
+
+/* sum value / sum targets over windows; values [2 * count], the first half filled. */
+static mx_metric measure_mean(const mx_task_result *result, double *values, const char *name)
+{
+    size_t n = result->documents.count;
+    double sum = 0, targets = 0, *sizes = values + n;
+    for (size_t i = 0; i < n; i++) {
+        sizes[i] = (double)result->documents.items[i].n_targets;
+        sum += values[i];
+        targets += sizes[i];
+    }
+    return (mx_metric){
+        .name = name, .value = sum / targets, .stderror = mx_ratio_stderr(values, sizes, n)};
+}
+
+static mx_status measure_kl(mx_task_result *result, double *values, mx_error *err)
+{
+    size_t n = result->documents.count, targets = 0;
+    for (size_t i = 0; i < n; i++) {
+        const mx_document *window = &result->documents.items[i];
+        values[i] = mx_outcome_divergence(window, &result->outcomes[i]);
+        targets += window->n_targets;
+    }
+    result_add_metric(result, measure_mean(result, values, "kl"));
+    double p99 = NAN;
+    MX_TRY(mx_percentile(result->divergences, targets, 0.99, &p99, err));
+    result_add_metric(result, (mx_metric){.name = "kl_p99", .value = p99, .stderror = NAN});
+    for (size_t i = 0; i < n; i++) {
+        values[i] = result->outcomes[i].agreed;
+    }
+    mx_metric agreement = measure_mean(result, values, "top1_agreement");
+    agreement.higher_is_better = true;
+    result_add_metric(result, agreement);
+    result_add_metric(result, measure_unit(result, values, "token_perplexity", TEXT_TOKENS, false));
+    return MX_OK;
+}
+
 mx_status mx_task_result_measure(mx_task_result *result, uint32_t bootstrap_iters, mx_team *team,
                                  mx_watch watch, mx_error *err)
 {
@@ -100,6 +146,8 @@ mx_status mx_task_result_measure(mx_task_result *result, uint32_t bootstrap_iter
     result->n_metrics = 0;
     if (result->request->task->kind == MX_TASK_TARGET) {
         status = measure_target(result, values, bootstrap_iters, team, watch, err);
+    } else if (result->request->task->kind == MX_TASK_KL) {
+        status = measure_kl(result, values, err);
     } else {
         measure_text(result, values);
     }

@@ -22,11 +22,15 @@ typedef struct mx_task_result {
     char *source; /* where the data came from */
     mx_document_list documents;
     mx_outcome *outcomes;              /* [documents.count] */
+    float *divergences;                /* [targets of all documents], of MX_TASK_KL */
     size_t resumed;                    /* outcomes read from samples, not scored now */
     mx_score_work work;                /* of this run */
     mx_metric metrics[MX_MAX_METRICS]; /* in the order of lm_eval's results */
     size_t n_metrics;
 } mx_task_result;
+
+/* sum of a window's divergences over its targets, in order; MX_TASK_KL only. */
+double mx_outcome_divergence(const mx_document *document, const mx_outcome *outcome);
 
 /* Frees what the result owns (not the request) and zeroes it. */
 void mx_task_result_free(mx_task_result *result);
@@ -37,6 +41,9 @@ void mx_task_result_free(mx_task_result *result);
  * none); acc = mean of greedy, stderr = sample deviation / sqrt(n).
  * MX_TASK_TEXT: word_, byte_, token_perplexity = exp(-sum ll / count),
  * bits_per_byte; stderr by the delta method over windows (lm_eval has none).
+ * MX_TASK_KL: kl = mean over targets of KL(base || model) in nats, top1_agreement = share
+ * of targets with the same argmax, token_perplexity, with such errors; kl_p99 = 99th
+ * percentile over targets, between neighbours linearly (numpy's default).
  */
 mx_status mx_task_result_measure(mx_task_result *result, uint32_t bootstrap_iters, mx_team *team,
                                  mx_watch watch, mx_error *err);

@@ -35,20 +35,35 @@ static json_t *json_task_results(const mx_task_result *result, bool *failed)
     return object;
 }
 
+/* lm_eval's names; for a mean over tokens it has no other than "mean". */
+static const char *aggregation_name(const mx_task_result *result, const char *metric)
+{
+    static const struct {
+        const char *metric, *aggregation;
+    } names[] = {
+        {"acc", "mean"},
+        {"bits_per_byte", "bits_per_byte"},
+        {"kl", "mean"},
+        {"kl_p99", "percentile_99"},
+        {"top1_agreement", "mean"},
+    };
+    for (size_t i = 0; i < MX_COUNT(names); i++) {
+        if (strcmp(names[i].metric, metric) == 0) {
+            return names[i].aggregation;
+        }
+    }
+    return result->request->task->kind == MX_TASK_TARGET ? "perplexity" : "weighted_perplexity";
+}
+
 static json_t *json_metric_list(const mx_task_result *result, bool *failed)
 {
     json_t *list = json_array();
     for (size_t i = 0; i < result->n_metrics; i++) {
         const mx_metric *metric = &result->metrics[i];
-        bool mean = strcmp(metric->name, "acc") == 0;
-        bool text = result->request->task->kind == MX_TASK_TEXT;
-        const char *aggregation = mean ? "mean" : text ? "weighted_perplexity" : "perplexity";
-        if (strcmp(metric->name, "bits_per_byte") == 0) {
-            aggregation = "bits_per_byte";
-        }
         json_t *item = json_object();
         mx_json_put(item, "metric", json_string(metric->name), failed);
-        mx_json_put(item, "aggregation", json_string(aggregation), failed);
+        mx_json_put(item, "aggregation", json_string(aggregation_name(result, metric->name)),
+                    failed);
         mx_json_put(item, "higher_is_better", json_boolean(metric->higher_is_better), failed);
         mx_json_push(list, item, failed);
     }
@@ -60,7 +75,7 @@ static json_t *json_task_config(const mx_results_run *run, const mx_task_result 
                                 bool *failed)
 {
     const mx_task *task = result->request->task;
-    bool text = task->kind == MX_TASK_TEXT;
+    bool text = task->kind != MX_TASK_TARGET;
     json_t *object = json_object(), *metadata = json_object();
     mx_json_put(object, "task", mx_json_text(result->request->name), failed);
     mx_json_put(object, "dataset_path", mx_json_text(result->source), failed);
@@ -146,6 +161,10 @@ static json_t *json_model_args(const mx_results_run *run, bool *failed)
     json_t *object = json_object();
     mx_json_put(object, "pretrained", mx_json_text(run_model_path(run)), failed);
     mx_json_put(object, "add_bos_token", json_boolean(run->options->add_bos), failed);
+    if (run->options->base != NULL) {
+        const char *base = mx_checkpoint_path(run->options->base->checkpoint);
+        mx_json_put(object, "base", mx_json_text(base), failed);
+    }
     if (run->model != NULL) {
         const mx_specs *specs = &run->model->specs;
         mx_json_put(object, "weights", json_string(quant_name(&specs->weights)), failed);

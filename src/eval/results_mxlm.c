@@ -86,24 +86,50 @@ static json_t *json_documents(const mx_task_result *result, bool *failed)
 {
     json_t *object = json_object(), *lls = json_array();
     json_t *tokens = json_array(), *words = json_array(), *bytes = json_array();
+    json_t *divergences = json_array(), *agreed = json_array();
+    bool compared = result->request->task->kind == MX_TASK_KL;
     for (size_t i = 0; i < result->documents.count && !*failed; i++) {
         const mx_document *document = &result->documents.items[i];
-        mx_json_push(lls, mx_json_real(result->outcomes[i].log_likelihood), failed);
+        const mx_outcome *outcome = &result->outcomes[i];
+        mx_json_push(lls, mx_json_real(outcome->log_likelihood), failed);
+        if (compared) {
+            double sum = mx_outcome_divergence(document, outcome);
+            mx_json_push(divergences, mx_json_real(sum), failed);
+            mx_json_push(agreed, json_integer(outcome->agreed), failed);
+        }
         mx_json_push(tokens, json_integer(document->n_targets), failed);
         mx_json_push(words, json_bytes(document->words), failed);
         mx_json_push(bytes, json_bytes(document->bytes), failed);
     }
-    if (result->request->task->kind == MX_TASK_TEXT) {
+    if (result->request->task->kind != MX_TASK_TARGET) {
         mx_json_put(object, "tokens", json_incref(tokens), failed);
         mx_json_put(object, "words", json_incref(words), failed);
         mx_json_put(object, "bytes", json_incref(bytes), failed);
     } else {
         mx_json_put(object, "acc", json_right(result), failed);
     }
+    if (compared) {
+        mx_json_put(object, "kl", json_incref(divergences), failed);
+        mx_json_put(object, "top1_agreed", json_incref(agreed), failed);
+    }
     mx_json_put(object, "ll", lls, failed);
+    json_decref(divergences);
+    json_decref(agreed);
     json_decref(tokens);
     json_decref(words);
     json_decref(bytes);
+    return object;
+}
+
+/* The model that kl:FILE compares with. */
+static json_t *json_base(const mx_model *base, bool *failed)
+{
+    char *specs_text = NULL;
+    json_t *object = json_object();
+    *failed = *failed || mx_specs_describe(&base->specs, &specs_text, NULL) != MX_OK;
+    mx_json_put(object, "path", mx_json_text(mx_checkpoint_path(base->checkpoint)), failed);
+    mx_json_put(object, "specs_text", mx_json_text(specs_text), failed);
+    mx_string_free(specs_text);
     return object;
 }
 
@@ -132,6 +158,9 @@ json_t *mx_results_mxlm(const mx_results_run *run, const mx_model_size *size, co
     mx_json_put(object, "layout", json_integer(MX_RESULTS_LAYOUT), failed);
     mx_json_put(object, "version", json_string(MX_VERSION), failed);
     json_add_model(run->model, size, specs, specs_text, object, failed);
+    if (run->options->base != NULL) {
+        mx_json_put(object, "base", json_base(run->options->base, failed), failed);
+    }
     mx_json_put(object, "memory", json_memory(failed), failed);
     for (size_t i = 0; i < count; i++) {
         const char *name = results[i].request->name;

@@ -16,8 +16,9 @@
  *                   "documents_resumed", "documents_hash"}},
  *  "documents": {TASK: {"acc": "0110...", "ll": [...]}}}
  * "acc" (right answers) is there for MX_TASK_TARGET only; "tokens", "words" and
- * "bytes" (arrays over windows) for MX_TASK_TEXT only. What describes a model is
- * null without one. New reference, filled as far as `*failed` tells.
+ * "bytes" (arrays over windows) for the other kinds; "kl" (sums over a window's tokens)
+ * and "top1_agreed" for MX_TASK_KL only, and with it "base": {"path", "specs_text"}. What describes
+ * a model is null without one. New reference, filled as far as `*failed` tells.
  */
 json_t *mx_results_mxlm(const mx_results_run *run, const mx_model_size *size, const json_t *specs,
                         const char *specs_text, const mx_task_result *results, size_t count,

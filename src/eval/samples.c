@@ -11,6 +11,7 @@
 #include "eval/json_build.h"
 
 #include <errno.h>
+#include <float.h>
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -24,7 +25,8 @@
 typedef struct samples_entry {
     char *task; /* owned */
     uint64_t index, hash;
-    mx_outcome outcome;
+    mx_outcome outcome; /* divergences owned; NULL when the line has none */
+    size_t n_divergences;
 } samples_entry;
 
 struct mx_samples {
@@ -100,6 +102,34 @@ static mx_status samples_read_outcome(const json_t *root, const char *where, mx_
     return MX_OK;
 }
 
+/* "kl": [number] and "top1_agreed", of a task beside a base model. */
+static mx_status samples_read_divergences(const json_t *root, const char *where,
+                                          samples_entry *entry, mx_error *err)
+{
+    const json_t *array = json_object_get(root, "kl");
+    int64_t agreed = 0;
+    if (array == NULL) {
+        return MX_OK;
+    }
+    size_t n = json_array_size(array);
+    MX_TRY(mx_json_get_int(root, "top1_agreed", where, true, 0, 0, (int64_t)n, &agreed, err));
+    entry->outcome.agreed = (uint32_t)agreed;
+    entry->n_divergences = n;
+    entry->outcome.divergences = malloc((n > 0 ? n : 1) * sizeof *entry->outcome.divergences);
+    if (entry->outcome.divergences == NULL) {
+        return mx_error_nomem(err, where, n * sizeof *entry->outcome.divergences);
+    }
+    for (size_t i = 0; i < n; i++) {
+        const json_t *value = json_array_get(array, i);
+        if (!json_is_number(value) || !(fabs(json_number_value(value)) <= (double)FLT_MAX)) {
+            return mx_error_set(err, MX_ERR_FORMAT, "%s: kl[%zu]: must be a finite number", where,
+                                i);
+        }
+        entry->outcome.divergences[i] = (float)json_number_value(value);
+    }
+    return MX_OK;
+}
+
 /* Lines are from outside as much as any file: each field is checked here, and each
  * entry against the task's documents when it is used. */
 static mx_status samples_read_line(mx_samples *samples, const char *line, size_t length,
@@ -125,8 +155,11 @@ static mx_status samples_read_line(mx_samples *samples, const char *line, size_t
         status = mx_error_set(err, MX_ERR_FORMAT, "%s: doc_hash: must be 16 hex digits", where);
         goto done;
     }
-    status = samples_push(samples, task, entry, err);
+    MX_TRY_GOTO(status, samples_read_divergences(root, where, &entry, err));
+    MX_TRY_GOTO(status, samples_push(samples, task, entry, err));
+    entry.outcome.divergences = NULL; /* the samples' now */
 done:
+    free(entry.outcome.divergences);
     json_decref(root);
     return status;
 }
@@ -175,7 +208,18 @@ mx_status mx_samples_restore(const mx_samples *samples, mx_task_result *result, 
             return mx_error_set(err, MX_ERR_FORMAT, "%s: line %zu: document %llu is given twice",
                                 samples->path, i + 1, (unsigned long long)entry->index);
         }
+        size_t wanted =
+            outcome->divergences != NULL ? result->documents.items[entry->index].n_targets : 0;
+        if (entry->n_divergences != wanted) {
+            return mx_error_set(err, MX_ERR_FORMAT, "%s: line %zu: kl: must have %zu numbers",
+                                samples->path, i + 1, wanted);
+        }
+        float *divergences = outcome->divergences;
         *outcome = entry->outcome;
+        outcome->divergences = divergences;
+        if (wanted > 0) {
+            memcpy(divergences, entry->outcome.divergences, wanted * sizeof *divergences);
+        }
         result->resumed++;
     }
     return MX_OK;
@@ -251,6 +295,14 @@ static json_t *json_sample(const mx_task_request *request, const mx_document *do
     if (document->text != NULL) {
         mx_json_put(root, "perplexity", mx_json_real(outcome->log_likelihood), failed);
         mx_json_put(root, "acc", json_integer(outcome->greedy), failed);
+    }
+    if (outcome->divergences != NULL) {
+        json_t *divergences = json_array();
+        for (uint32_t t = 0; t < document->n_targets; t++) {
+            mx_json_push(divergences, mx_json_real((double)outcome->divergences[t]), failed);
+        }
+        mx_json_put(root, "kl", divergences, failed);
+        mx_json_put(root, "top1_agreed", json_integer(outcome->agreed), failed);
     }
     return root;
 }
@@ -351,6 +403,7 @@ mx_status mx_samples_close(mx_samples *samples, mx_error *err)
     }
     for (size_t i = 0; i < samples->n_entries; i++) {
         free(samples->entries[i].task);
+        free(samples->entries[i].outcome.divergences);
     }
     free(samples->entries);
     free(samples->path);

@@ -8,7 +8,8 @@
  *    "resps": [[[ll, greedy]]], "filtered_resps": [[ll, greedy]], "filter": "none",
  *    "metrics", "doc_hash", "n_tokens", "n_targets", "perplexity": ll, "acc": 0 or 1}
  * A window of a text has "doc": {"first_token"}, "words" and "bytes" instead of
- * texts, and no "perplexity" and "acc".
+ * texts, and no "perplexity" and "acc"; beside a base model it has "kl" (a number a
+ * target, so that percentiles survive --resume) and "top1_agreed".
  */
 #ifndef MX_EVAL_SAMPLES_H
 #define MX_EVAL_SAMPLES_H

@@ -106,18 +106,34 @@ static size_t score_batch_length(const score_run *run, size_t begin)
 
 /* A result that is not finite ends the run: a mean with one NaN in it is no figure,
  * and leaving the document out would change the task. */
+static mx_status score_check(const score_run *run, const mx_document *document,
+                             const mx_outcome *outcome, mx_error *err)
+{
+    if (!isfinite(outcome->log_likelihood)) {
+        return mx_error_set(err, MX_ERR_FORMAT,
+                            "%s: document %u: the model's log-likelihood is not finite",
+                            run->progress.stage, document->index);
+    }
+    for (uint32_t t = 0; outcome->divergences != NULL && t < document->n_targets; t++) {
+        if (!isfinite(outcome->divergences[t])) {
+            return mx_error_set(err, MX_ERR_FORMAT,
+                                "%s: document %u: target %u: the KL divergence is not finite",
+                                run->progress.stage, document->index, t);
+        }
+    }
+    return MX_OK;
+}
+
 static mx_status score_batch(score_run *run, size_t begin, size_t n, mx_error *err)
 {
     for (size_t i = 0; i < n; i++) {
-        run->batch[i] = &run->list->items[run->order[begin + i].position];
+        size_t position = run->order[begin + i].position;
+        run->batch[i] = &run->list->items[position];
+        run->batch_outcomes[i] = (mx_outcome){.divergences = run->outcomes[position].divergences};
     }
     MX_TRY(run->scorer->score(run->scorer->ctx, run->batch, n, run->batch_outcomes, err));
     for (size_t i = 0; i < n; i++) {
-        if (!isfinite(run->batch_outcomes[i].log_likelihood)) {
-            return mx_error_set(err, MX_ERR_FORMAT,
-                                "%s: document %u: the model's log-likelihood is not finite",
-                                run->progress.stage, run->batch[i]->index);
-        }
+        MX_TRY(score_check(run, run->batch[i], &run->batch_outcomes[i], err));
         mx_outcome *outcome = &run->outcomes[run->order[begin + i].position];
         *outcome = run->batch_outcomes[i];
         outcome->done = true;

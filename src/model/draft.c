@@ -15,40 +15,11 @@ struct mx_draft {
     size_t n_seen;
 };
 
-/* Proposals are ids, so the same id must be the same piece of text: bytes of every
- * token, and whether it is special. */
-static mx_status check_tokens(const mx_model *target, const mx_model *model, mx_error *err)
-{
-    const mx_tokenizer *ours, *theirs;
-    MX_TRY(mx_model_tokenizer(target, &ours, err));
-    MX_TRY(mx_model_tokenizer(model, &theirs, err));
-    if (target->config.vocab != model->config.vocab ||
-        mx_tokenizer_vocab(ours) != mx_tokenizer_vocab(theirs)) {
-        return mx_error_set(err, MX_ERR_ARGUMENT,
-                            "draft: another vocabulary: %u tokens in %u rows, but the model has %u "
-                            "in %u",
-                            mx_tokenizer_vocab(theirs), model->config.vocab,
-                            mx_tokenizer_vocab(ours), target->config.vocab);
-    }
-    for (uint32_t id = 0; id < mx_tokenizer_vocab(ours); id++) {
-        size_t length, their_length;
-        const char *bytes = mx_tokenizer_bytes(ours, (int32_t)id, &length);
-        const char *their_bytes = mx_tokenizer_bytes(theirs, (int32_t)id, &their_length);
-        if (length != their_length || (length > 0 && memcmp(bytes, their_bytes, length) != 0) ||
-            mx_tokenizer_is_special(ours, (int32_t)id) !=
-                mx_tokenizer_is_special(theirs, (int32_t)id)) {
-            return mx_error_set(err, MX_ERR_ARGUMENT,
-                                "draft: another tokenizer: token %u differs from the model's", id);
-        }
-    }
-    return MX_OK;
-}
-
 mx_status mx_draft_create(const mx_model *target, mx_model *model, uint32_t limit,
                           const mx_generate_options *options, mx_draft **out, mx_error *err)
 {
     *out = NULL;
-    MX_TRY(check_tokens(target, model, err));
+    MX_TRY(mx_model_check_tokens(target, model, "draft", err));
     mx_status status;
     size_t vocab = model->config.vocab;
     mx_draft *draft = calloc(1, sizeof *draft);

@@ -301,6 +301,35 @@ mx_status mx_model_tokenizer(const mx_model *model, const mx_tokenizer **out, mx
     return MX_OK;
 }
 
+mx_status mx_model_check_tokens(const mx_model *model, const mx_model *other, const char *role,
+                                mx_error *err)
+{
+    const mx_tokenizer *ours, *theirs;
+    MX_TRY(mx_model_tokenizer(model, &ours, err));
+    MX_TRY(mx_model_tokenizer(other, &theirs, err));
+    if (model->config.vocab != other->config.vocab ||
+        mx_tokenizer_vocab(ours) != mx_tokenizer_vocab(theirs)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "%s: another vocabulary: %u tokens in %u rows, but the model has %u "
+                            "in %u",
+                            role, mx_tokenizer_vocab(theirs), other->config.vocab,
+                            mx_tokenizer_vocab(ours), model->config.vocab);
+    }
+    for (uint32_t id = 0; id < mx_tokenizer_vocab(ours); id++) {
+        size_t length, their_length;
+        const char *bytes = mx_tokenizer_bytes(ours, (int32_t)id, &length);
+        const char *their_bytes = mx_tokenizer_bytes(theirs, (int32_t)id, &their_length);
+        if (length != their_length || (length > 0 && memcmp(bytes, their_bytes, length) != 0) ||
+            mx_tokenizer_is_special(ours, (int32_t)id) !=
+                mx_tokenizer_is_special(theirs, (int32_t)id)) {
+            return mx_error_set(err, MX_ERR_ARGUMENT,
+                                "%s: another tokenizer: token %u differs from the model's", role,
+                                id);
+        }
+    }
+    return MX_OK;
+}
+
 /* A PLAIN format's rounded elements are ordinary stored rows. */
 static mx_status plain_dtype(const mx_format *format, mx_dtype *out, mx_error *err)
 {

@@ -49,6 +49,11 @@ const mx_matrix *mx_model_head(const mx_model *model);
 /* The tokenizer, or an error that says which file is missing. */
 mx_status mx_model_tokenizer(const mx_model *model, const mx_tokenizer **out, mx_error *err);
 
+/* MX_ERR_ARGUMENT unless a token id is the same piece of text to both models: bytes of
+ * every token, and whether it is special. `role` names the other in the message. */
+mx_status mx_model_check_tokens(const mx_model *model, const mx_model *other, const char *role,
+                                mx_error *err);
+
 /* "model.layers.LAYER.self_attn.q_proj" and so on, without ".weight", into
  * name [96]. */
 void mx_projection_name(uint32_t layer, mx_projection projection, char *name);

@@ -65,7 +65,7 @@ static json_t *compare_json(const bench *b, size_t n)
     mx_error err = {0};
     char *json = NULL;
     json_t *root = NULL;
-    fixture_ok(mx_compare_run(paths, n, NULL, &json, &err), err);
+    fixture_ok(mx_compare_run(paths, n, 0, NULL, &json, &err), err);
     fixture_ok(mx_json_parse(json, strlen(json), "comparison", &root, &err), err);
     free(json);
     return root;
@@ -144,7 +144,7 @@ static void test_markdown(void **state)
     mx_error err = {0};
     make_results(b, 0, "cloze", 0, 100);
     make_results(b, 1, "cloze", -0.5, 100);
-    fixture_ok(mx_compare_run(paths, 3, &markdown, NULL, &err), err);
+    fixture_ok(mx_compare_run(paths, 3, 0, &markdown, NULL, &err), err);
     assert_non_null(strstr(markdown, "|cloze accuracy "));
     assert_non_null(strstr(markdown, "McNemar p"));
     assert_non_null(strstr(markdown, " points|"));
@@ -174,7 +174,7 @@ static void check_refused(const bench *b, size_t n, const char *text)
     for (size_t i = 0; i < MX_COUNT(paths); i++) {
         paths[i] = b->files[i < 2 ? i : 1];
     }
-    assert_int_not_equal(mx_compare_run(paths, n, &markdown, &json, &err), MX_OK);
+    assert_int_not_equal(mx_compare_run(paths, n, 0, &markdown, &json, &err), MX_OK);
     assert_null(markdown);
     assert_null(json);
     if (strstr(err.text, text) == NULL) {

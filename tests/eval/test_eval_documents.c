@@ -226,7 +226,7 @@ static const char text_sample[] =
     "The sea\n\nwas calm, \t and the gulls\xC2\xA0\xE3\x80\x80slept. ";
 
 /* s = prefix + text; every token after the prefix is scored once, in order, and
- * sees what the definition in task_perplexity.c says. */
+ * sees what the definition in text_windows.h says. */
 static void check_windows(const mx_tokenizer *tokenizer, const char *path, bool add_bos,
                           uint32_t window, uint32_t stride)
 {
