@@ -129,7 +129,7 @@ static json_t *json_base(const mx_model *base, bool *failed)
     *failed = *failed || mx_specs_describe(&base->specs, &specs_text, NULL) != MX_OK;
     mx_json_put(object, "path", mx_json_text(mx_checkpoint_path(base->checkpoint)), failed);
     mx_json_put(object, "specs_text", mx_json_text(specs_text), failed);
-    mx_string_free(specs_text);
+    free(specs_text);
     return object;
 }
 

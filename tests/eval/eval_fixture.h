@@ -164,6 +164,7 @@ typedef struct fixture_scorer {
     uint64_t largest_tokens;
     uint32_t last_length; /* to see that lengths fall */
     double shift;         /* added to every log-likelihood */
+    double divergence;    /* scales divergences */
     uint32_t fail_at;     /* this document's log-likelihood is NaN; UINT32_MAX: none */
 } fixture_scorer;
 
@@ -193,6 +194,19 @@ static inline mx_status fixture_prepare(void *ctx, const mx_session_config *limi
     return MX_OK;
 }
 
+/* The outcome of a document, and divergences where there is room for them. */
+static inline mx_outcome fixture_outcome_kl(const fixture_scorer *scorer,
+                                            const mx_document *document, float *divergences)
+{
+    mx_outcome outcome = fixture_outcome(document, scorer->shift);
+    for (uint32_t t = 0; divergences != NULL && t < document->n_targets; t++) {
+        divergences[t] = (float)(fixture_fraction(document) * (t + 1) * scorer->divergence);
+        outcome.agreed += divergences[t] < 1;
+    }
+    outcome.divergences = divergences;
+    return outcome;
+}
+
 static inline mx_status fixture_score(void *ctx, const mx_document *const *batch, size_t n,
                                       mx_outcome *outcomes, mx_error *err)
 {
@@ -206,7 +220,7 @@ static inline mx_status fixture_score(void *ctx, const mx_document *const *batch
         assert_true(length <= scorer->limits.max_context);
         scorer->last_length = length;
         tokens += length;
-        outcomes[i] = fixture_outcome(batch[i], scorer->shift);
+        outcomes[i] = fixture_outcome_kl(scorer, batch[i], outcomes[i].divergences);
         if (batch[i]->index == scorer->fail_at) {
             outcomes[i].log_likelihood = (double)NAN;
         }

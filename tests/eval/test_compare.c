@@ -40,10 +40,10 @@ static int bench_close(void **state)
 
 /* Writes results file `index`; `shift` moves every log-likelihood and some
  * answers. */
-static void make_results(const bench *b, size_t index, const char *tasks, double shift,
-                         uint64_t limit)
+static void make_results_kl(const bench *b, size_t index, const char *tasks, double shift,
+                            double divergence, uint64_t limit)
 {
-    fixture_scorer fake = {.shift = shift};
+    fixture_scorer fake = {.shift = shift, .divergence = divergence};
     mx_eval_setup setup = {.tokenizer = b->tokenizer,
                            .scorer = fixture_scorer_view(&fake),
                            .bos = 1,
@@ -56,19 +56,31 @@ static void make_results(const bench *b, size_t index, const char *tasks, double
     setup.options.window = 8;
     setup.options.bootstrap_iters = 1000;
     setup.options.output_path = b->files[index];
+    setup.kl_scorer = divergence > 0 ? fixture_scorer_view(&fake) : (mx_scorer){0};
     fixture_ok(mx_eval_execute(&setup, (mx_watch){0}, NULL, NULL, &err), err);
 }
 
-static json_t *compare_json(const bench *b, size_t n)
+static void make_results(const bench *b, size_t index, const char *tasks, double shift,
+                         uint64_t limit)
+{
+    make_results_kl(b, index, tasks, shift, 0, limit);
+}
+
+static json_t *compare_json_rtn(const bench *b, size_t n, size_t rtn)
 {
     const char *paths[] = {b->files[0], b->files[1], b->files[2], b->files[3]};
     mx_error err = {0};
     char *json = NULL;
     json_t *root = NULL;
-    fixture_ok(mx_compare_run(paths, n, 0, NULL, &json, &err), err);
+    fixture_ok(mx_compare_run(paths, n, rtn, NULL, &json, &err), err);
     fixture_ok(mx_json_parse(json, strlen(json), "comparison", &root, &err), err);
     free(json);
     return root;
+}
+
+static json_t *compare_json(const bench *b, size_t n)
+{
+    return compare_json_rtn(b, n, 0);
 }
 
 static const json_t *column(const json_t *root, const char *task, size_t index)
@@ -134,6 +146,104 @@ static void test_differences(void **state)
     assert_true(fabs(fixture_real(ln, "value") - 6 * 0.5 / 47) < 1e-12);
     assert_true(fixture_real(ln, "stderr") > 0);
     json_decref(root);
+}
+
+/* kl is shown though the baseline has none; changes are between those that have it. */
+static void test_divergences(void **state)
+{
+    bench *b = *state;
+    char tasks[FIXTURE_PATH + 64];
+    snprintf(tasks, sizeof tasks, "cloze,kl:%s", b->text);
+    make_results(b, 0, "cloze", 0, 20);
+    make_results_kl(b, 1, tasks, -0.5, 0.5, 20);
+    make_results_kl(b, 2, tasks, -0.25, 0.25, 20);
+    json_t *root = compare_json(b, 3);
+    const json_t *task = json_object_get(json_object_get(root, "tasks"), "kl:text.txt");
+    assert_true(json_is_null(json_array_get(json_object_get(task, "columns"), 0)));
+    assert_null(json_object_get(column(root, "kl:text.txt", 1), "difference"));
+    const json_t *more = json_object_get(column(root, "kl:text.txt", 1), "kl");
+    const json_t *less = json_object_get(column(root, "kl:text.txt", 2), "kl");
+    assert_true(fixture_real(more, "value") > 0);
+    assert_true(fabs(fixture_real(less, "value") / fixture_real(more, "value") - 0.5) < 1e-6);
+    json_decref(root);
+    /* The other way round: two that have it. */
+    const char *paths[] = {b->files[1], b->files[2]};
+    mx_error err = {0};
+    char *json = NULL, *markdown = NULL;
+    fixture_ok(mx_compare_run(paths, 2, 0, &markdown, &json, &err), err);
+    fixture_ok(mx_json_parse(json, strlen(json), "comparison", &root, &err), err);
+    const json_t *difference = json_object_get(column(root, "kl:text.txt", 1), "difference");
+    const json_t *kl = json_object_get(difference, "kl");
+    double halved = fixture_real(json_object_get(column(root, "kl:text.txt", 0), "kl"), "value");
+    assert_true(fabs(fixture_real(kl, "value") + halved / 2) < 1e-6 * halved);
+    assert_true(fixture_real(json_object_get(difference, "top1_agreement"), "value") >= 0);
+    assert_non_null(strstr(markdown, "kl:text.txt KL divergence, mean "));
+    assert_non_null(strstr(markdown, "−50.0 % (−"));
+    assert_non_null(strstr(markdown, "in nats a token"));
+    free(json);
+    free(markdown);
+    json_decref(root);
+}
+
+/* RTN loses half a nat, the new run an eighth: three quarters are won back. */
+static void test_recovered(void **state)
+{
+    bench *b = *state;
+    char tasks[2 * FIXTURE_PATH + 128];
+    snprintf(tasks, sizeof tasks, "cloze,perplexity:%s", b->text);
+    make_results(b, 0, tasks, 0, 0);
+    snprintf(tasks, sizeof tasks, "cloze,perplexity:%s,kl:%s", b->text, b->text);
+    make_results_kl(b, 1, tasks, -0.5, 0.5, 0);
+    make_results_kl(b, 2, tasks, -0.125, 0.125, 0);
+    json_t *root = compare_json_rtn(b, 3, 1);
+    assert_int_equal(json_integer_value(json_object_get(root, "rtn")), 1);
+    static const char *const names[] = {"cloze", "perplexity:text.txt"};
+    for (size_t i = 0; i < MX_COUNT(names); i++) {
+        const json_t *recovered = json_object_get(column(root, names[i], 2), "recovered");
+        const json_t *share = json_object_get(recovered, "ln_perplexity");
+        assert_true(fabs(fixture_real(share, "value") - 0.75) < 1e-12);
+        assert_true(fabs(fixture_real(share, "stderr")) < 1e-9);
+        const json_t *rtn = json_object_get(column(root, names[i], 1), "recovered");
+        assert_true(fixture_real(json_object_get(rtn, "ln_perplexity"), "value") == 0);
+    }
+    const json_t *recovered = json_object_get(column(root, "cloze", 2), "recovered");
+    assert_null(json_object_get(recovered, "acc")); /* the stand-in's answers got better */
+    recovered = json_object_get(column(root, "kl:text.txt", 2), "recovered");
+    assert_true(fabs(fixture_real(json_object_get(recovered, "kl"), "value") - 0.75) < 1e-6);
+    assert_null(json_object_get(recovered, "ln_perplexity")); /* the baseline has none */
+    json_decref(root);
+    /* Answers get worse by the other shift, and losses do not. */
+    make_results(b, 1, "cloze", 0.5, 0);
+    make_results(b, 2, "cloze", 0.125, 0);
+    root = compare_json_rtn(b, 3, 1);
+    double acc[3];
+    for (size_t f = 0; f < 3; f++) {
+        acc[f] = fixture_real(json_object_get(column(root, "cloze", f), "acc"), "value");
+    }
+    assert_true(acc[1] < acc[2] && acc[2] < acc[0]);
+    recovered = json_object_get(column(root, "cloze", 2), "recovered");
+    double wanted = (acc[2] - acc[1]) / (acc[0] - acc[1]);
+    assert_true(fabs(fixture_real(json_object_get(recovered, "acc"), "value") - wanted) < 1e-12);
+    assert_null(json_object_get(recovered, "ln_perplexity"));
+    json_decref(root);
+}
+
+static void test_recovered_markdown(void **state)
+{
+    bench *b = *state;
+    const char *paths[] = {b->files[0], b->files[1], b->files[2]};
+    char *markdown = NULL;
+    mx_error err = {0};
+    make_results(b, 0, "cloze", 0, 0);
+    make_results(b, 1, "cloze", -0.5, 0);
+    make_results(b, 2, "cloze", -0.125, 0);
+    fixture_ok(mx_compare_run(paths, 3, 1, &markdown, NULL, &err), err);
+    const char *row = strstr(markdown, "|cloze share of RTN's loss in ln perplexity recovered|");
+    assert_non_null(row);
+    assert_non_null(strstr(row, "75.0 ± 0.0 %|"));
+    assert_non_null(strstr(markdown, "- RTN: "));
+    free(markdown);
+    assert_int_equal(mx_compare_run(paths, 3, 3, &markdown, NULL, &err), MX_ERR_ARGUMENT);
 }
 
 static void test_markdown(void **state)
@@ -288,6 +398,22 @@ static void test_hostile(void **state)
         check_refused(b, 2, cases[i].error);
         check_refused(b, 2, b->files[1]);
     }
+    char tasks[FIXTURE_PATH + 64];
+    snprintf(tasks, sizeof tasks, "kl:%s", b->text);
+    make_results_kl(b, 0, tasks, 0, 0.5, 0);
+    static const struct {
+        const char *path, *value, *error;
+    } kl_cases[] = {
+        {"results/kl:text.txt/kl,none", "9", "kl is not that of its documents"},
+        {"results/kl:text.txt/top1_agreement,none", "0.123", "top1_agreement is not that"},
+        {"mxlm/documents/kl:text.txt/kl", "[1]", "must be an array of"},
+        {"mxlm/documents/kl:text.txt/top1_agreed", "", "must be an array of"},
+        {"mxlm/documents/kl:text.txt/kl", "", "documents differ"},
+    };
+    for (size_t i = 0; i < MX_COUNT(kl_cases); i++) {
+        damage(b, kl_cases[i].path, kl_cases[i].value);
+        check_refused(b, 2, kl_cases[i].error);
+    }
     static const char *const texts[] = {"", "{", "[]", "{\"mxlm\": {\"layout\": 1}", "5", "null"};
     for (size_t i = 0; i < MX_COUNT(texts); i++) {
         fixture_write(b->files[1], texts[i]);
@@ -315,6 +441,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_differences, bench_open, bench_close),
+        cmocka_unit_test_setup_teardown(test_divergences, bench_open, bench_close),
+        cmocka_unit_test_setup_teardown(test_recovered, bench_open, bench_close),
+        cmocka_unit_test_setup_teardown(test_recovered_markdown, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(test_markdown, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(test_refused, bench_open, bench_close),
         cmocka_unit_test_setup_teardown(test_dropped, bench_open, bench_close),

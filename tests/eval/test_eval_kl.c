@@ -199,9 +199,12 @@ static void test_short_line(void **state)
     options.samples_path = b->samples;
     options.resume = true;
     json_decref(evaluate(&options, true, 1));
-    char *text = fixture_read(b->samples), *at = strstr(text, "\"kl\": [");
-    assert_non_null(at);
-    memset(at + 7, ' ', strcspn(at + 7, ",") + 1);
+    char *text = fixture_read(b->samples);
+    size_t at = 0;
+    while (strncmp(text + at, "\"kl\": [", 7) != 0) {
+        at++;
+    }
+    memset(text + at + 7, ' ', strcspn(text + at + 7, ",") + 1);
     fixture_write(b->samples, text);
     mx_model *model = open_tiny(true, 1);
     options.base = open_tiny(false, 1);
