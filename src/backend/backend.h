@@ -52,12 +52,20 @@ void mx_matrix_clear(mx_matrix *matrix);
  * n_cols rounded up to the storage type's block. */
 void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out);
 
+/* Told of borrowed bytes that panels have replaced, a few MB at a time: of a mapped
+ * file, their pages need not stay in memory. */
+typedef struct mx_replaced {
+    void (*fn)(void *ctx, const uint8_t *data, size_t size); /* may be NULL */
+    void *ctx;
+} mx_replaced;
+
 /*
  * Turns CODES into PANELS when weights and activations have an exact integer
  * product; otherwise leaves the matrix as it is. Memory behind the codes is
- * freed when owned.
+ * freed when owned, else told to `replaced`.
  */
-mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err);
+mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced replaced,
+                         mx_error *err);
 
 /* ---- products ------------------------------------------------------------- */
 

@@ -43,15 +43,19 @@ typedef struct pack_job {
     const mx_backend *backend;
     const mx_matrix *matrix;
     size_t panel_bytes, n_scales;
+    size_t first; /* panel of range index 0 */
     uint8_t *panels;
 } pack_job;
+
+/* Panels between two calls of mx_replaced. */
+#define SLICE_BYTES ((size_t)4 << 20)
 
 static void pack_range(void *ctx, size_t begin, size_t end, int thread)
 {
     (void)thread;
     const pack_job *job = ctx;
     const mx_matrix *matrix = job->matrix;
-    for (size_t panel = begin; panel < end; panel++) {
+    for (size_t panel = job->first + begin; panel < job->first + end; panel++) {
         const uint8_t *codes[MX_PANEL_ROWS] = {0}, *scales[MX_PANEL_ROWS] = {0};
         size_t first = panel * MX_PANEL_ROWS, n_rows = matrix->n_rows - first;
         n_rows = n_rows < MX_PANEL_ROWS ? n_rows : MX_PANEL_ROWS;
@@ -65,7 +69,26 @@ static void pack_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err)
+/* Slice by slice, so that codes and panels of one slice at a time are in memory. */
+static void pack_slices(mx_backend *backend, pack_job *job, size_t n_panels, mx_replaced replaced)
+{
+    const mx_matrix *matrix = job->matrix;
+    size_t slice = SLICE_BYTES / job->panel_bytes + 1;
+    for (job->first = 0; job->first < n_panels; job->first += slice) {
+        size_t n = n_panels - job->first < slice ? n_panels - job->first : slice;
+        mx_team_for(backend->team, n, 8, pack_range, job);
+        size_t row = job->first * MX_PANEL_ROWS, n_rows = matrix->n_rows - row;
+        n_rows = n_rows < n * MX_PANEL_ROWS ? n_rows : n * MX_PANEL_ROWS;
+        if (matrix->owned == NULL && replaced.fn != NULL) {
+            replaced.fn(replaced.ctx, matrix->data + row * matrix->row_bytes,
+                        n_rows * matrix->row_bytes);
+            replaced.fn(replaced.ctx, matrix->scales + row * job->n_scales, n_rows * job->n_scales);
+        }
+    }
+}
+
+mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced replaced,
+                         mx_error *err)
 {
     const mx_kernels *kernels = &backend->kernels;
     if (matrix->kind != MX_MATRIX_CODES ||
@@ -85,7 +108,7 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_error *err)
     if (job.panels == NULL) {
         return mx_error_nomem(err, "weight panels", bytes);
     }
-    mx_team_for(backend->team, n_panels, 8, pack_range, &job);
+    pack_slices(backend, &job, n_panels, replaced);
     free(matrix->owned);
     matrix->owned = job.panels;
     matrix->panels = job.panels;

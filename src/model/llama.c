@@ -253,6 +253,7 @@ void mx_forward_embed(mx_session *session)
 {
     step s = step_make(session);
     for_tokens(&s, session->n_tokens, embed_range);
+    mx_model_drop_embedding(session->model);
 }
 
 bool mx_forward_layer(mx_session *session, uint32_t layer, mx_tap_fn tap, void *tap_ctx)

@@ -370,7 +370,7 @@ static mx_status set_codes(mx_model *model, mx_matrix *matrix, const mx_quant *w
     matrix->weights = *weights;
     matrix->scales = codes + code_bytes;
     matrix->activations = model->specs.activations;
-    return mx_matrix_pack(&model->backend, matrix, err);
+    return mx_matrix_pack(&model->backend, matrix, (mx_replaced){0}, err);
 }
 
 mx_status mx_model_set_projection(mx_model *model, uint32_t layer, mx_projection projection,
@@ -394,28 +394,36 @@ mx_status mx_model_set_head(mx_model *model, const mx_quant *quant, uint8_t *cod
 }
 
 /* Gives back the file's pages that panels replaced. */
-static void drop_pages(const mx_model *model, const char *weight)
+static void drop_pages(void *ctx, const uint8_t *data, size_t size)
 {
-    char scale[NAME_SIZE + 24];
-    snprintf(scale, sizeof scale, "%s_scale", weight);
-    mx_checkpoint_drop(model->checkpoint, mx_checkpoint_find(model->checkpoint, weight));
-    mx_checkpoint_drop(model->checkpoint, mx_checkpoint_find(model->checkpoint, scale));
+    const mx_model *model = ctx;
+    if (model->checkpoint != NULL) {
+        mx_checkpoint_drop(model->checkpoint, &(mx_tensor){.data = data, .size = size});
+    }
+}
+
+void mx_model_drop_embedding(const mx_model *model)
+{
+    const mx_matrix *table = &model->embedding;
+    if (model->head.n_rows == 0 || table->owned != NULL) {
+        return;
+    }
+    void *ctx = (void *)(uintptr_t)model;
+    drop_pages(ctx, table->data, table->n_rows * table->row_bytes);
+    if (table->kind == MX_MATRIX_CODES) {
+        drop_pages(ctx, table->scales,
+                   table->n_rows * mx_row_scale_count(&table->weights, table->n_cols));
+    }
 }
 
 /* Codes in their final form, for inputs as the settings say. */
-static mx_status prepare_matrix(mx_model *model, mx_matrix *matrix, const char *weight,
-                                mx_error *err)
+static mx_status prepare_matrix(mx_model *model, mx_matrix *matrix, mx_error *err)
 {
     if (matrix->kind == MX_MATRIX_PANELS) {
         return MX_OK;
     }
     matrix->activations = model->specs.activations;
-    bool mapped = matrix->owned == NULL && model->checkpoint != NULL;
-    MX_TRY(mx_matrix_pack(&model->backend, matrix, err));
-    if (matrix->kind == MX_MATRIX_PANELS && mapped) {
-        drop_pages(model, weight);
-    }
-    return MX_OK;
+    return mx_matrix_pack(&model->backend, matrix, (mx_replaced){drop_pages, model}, err);
 }
 
 mx_status mx_model_prepare(mx_model *model, mx_error *err)
@@ -423,19 +431,18 @@ mx_status mx_model_prepare(mx_model *model, mx_error *err)
     if (model->prepared) {
         return MX_OK;
     }
-    char module[NAME_SIZE], name[NAME_SIZE + 16];
+    char module[NAME_SIZE];
     for (uint32_t layer = 0; layer < model->config.layers; layer++) {
         for (int p = 0; p < MX_PROJ_COUNT; p++) {
             mx_projection_name(layer, (mx_projection)p, module);
             if (!mx_specs_excludes(&model->specs, module)) {
-                snprintf(name, sizeof name, "%s.weight", module);
-                MX_TRY(prepare_matrix(model, &model->layers[layer].projections[p], name, err));
+                MX_TRY(prepare_matrix(model, &model->layers[layer].projections[p], err));
             }
         }
     }
     /* A head that is not quantized takes its inputs as they are. */
     if (model->head.kind == MX_MATRIX_CODES && model->head.n_rows > 0) {
-        MX_TRY(prepare_matrix(model, &model->head, mx_llama_head_name(&model->config), err));
+        MX_TRY(prepare_matrix(model, &model->head, err));
     }
     model->prepared = true;
     return MX_OK;

@@ -80,6 +80,13 @@ mx_status mx_model_set_head(mx_model *model, const mx_quant *quant, uint8_t *cod
 /* "fp32", "bf16". */
 const char *mx_kv_type_name(mx_kv_type type);
 
+/*
+ * Gives back pages of an embedding table that is read by single rows alone: the
+ * system maps 64 KB around each, so that the table would fill memory beside its own
+ * panels. A few microseconds.
+ */
+void mx_model_drop_embedding(const mx_model *model);
+
 /* Brings all matrices into the form that model->specs asks for; called by
  * mx_session_create. Settings are final from then on. */
 mx_status mx_model_prepare(mx_model *model, mx_error *err);
