@@ -84,15 +84,28 @@ typedef struct mx_operand {
 /* Scratch bytes that one operand of up to n_tokens x k may need for `matrix`. */
 size_t mx_operand_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens);
 
+/* Where an operand comes from. */
+typedef struct mx_operand_source {
+    const float *x; /* [n_tokens][k] */
+    size_t n_tokens;
+    const uint64_t *streams; /* [n_tokens]: keys of stochastic rounding */
+    /* Makes rows [begin, end) of x from what came before (a norm, a gate), so that they
+     * are quantized while a cache holds them and by the same wake-up of the team; called
+     * once for each row. NULL: they are there. */
+    mx_range_fn make;
+    void *ctx;
+} mx_operand_source;
+
 /*
- * Makes `operand` fit `matrix`: quantizes x [n_tokens][k] as the matrix asks, into
+ * Makes `operand` fit `matrix`: quantizes the source's rows as the matrix asks, into
  * `scratch` (64-byte aligned, mx_operand_bytes). Does nothing when it fits
- * already; set `operand->ready` to false when x changed. streams [n_tokens] key
- * stochastic rounding.
+ * already; set `operand->ready` to false when x changed.
  */
-void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix, const float *x,
-                        size_t n_tokens, const uint64_t *streams, uint8_t *scratch,
-                        mx_operand *operand);
+void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix,
+                        const mx_operand_source *source, uint8_t *scratch, mx_operand *operand);
+
+/* True when the operand is what products with `matrix` want. */
+bool mx_operand_fits(const mx_operand *operand, const mx_matrix *matrix);
 
 /* Scratch bytes of mx_matrix_product for this matrix (all threads together). */
 size_t mx_product_bytes(const mx_backend *backend, const mx_matrix *matrix);
@@ -100,5 +113,11 @@ size_t mx_product_bytes(const mx_backend *backend, const mx_matrix *matrix);
 /* out [n_tokens][n_rows] = operand times the matrix's rows, plus bias. */
 void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
                        uint8_t *scratch, float *out);
+
+/* The same for n <= MX_PRODUCTS matrices that the operand fits, where they allow it
+ * with one wake-up of the team: outs[i] belongs to matrices[i]. */
+#define MX_PRODUCTS 3
+void mx_matrix_products(mx_backend *backend, const mx_matrix *const *matrices, size_t n,
+                        const mx_operand *operand, uint8_t *scratch, float *const *outs);
 
 #endif

@@ -13,6 +13,7 @@ enum {
     PANEL_GROUP_BYTES = 512 * 1024,
     PANEL_GROUP_MAX = 16,
     JOB_PANELS_MAX = 32,
+    ROW_GRAIN = 8,
 };
 
 static size_t round_up(size_t n, size_t to)
@@ -33,7 +34,7 @@ static bool quant_same(const mx_quant *a, const mx_quant *b)
            a->round == b->round && a->flush_subnormals == b->flush_subnormals && a->seed == b->seed;
 }
 
-static bool operand_fits(const mx_operand *operand, const mx_matrix *matrix)
+bool mx_operand_fits(const mx_operand *operand, const mx_matrix *matrix)
 {
     if (!operand->ready || !quant_same(&operand->activations, &matrix->activations)) {
         return false;
@@ -69,90 +70,89 @@ size_t mx_operand_bytes(const mx_backend *backend, const mx_matrix *matrix, size
 typedef struct operand_job {
     const mx_backend *backend;
     const mx_matrix *matrix;
-    const float *x; /* [n_tokens][k] */
-    size_t n_tokens, tile_bytes;
-    const uint64_t *streams; /* [n_tokens] */
-    float *cast;             /* [n_tokens][k] */
-    uint8_t *tiles;
-    mx_quant activations; /* as the tiles are packed */
+    const mx_operand_source *source;
+    size_t tile_bytes;
+    float *cast;    /* [n_tokens][k] or NULL */
+    uint8_t *tiles; /* or NULL */
 } operand_job;
 
-static void cast_range(void *ctx, size_t begin, size_t end, int thread)
+/* Rows [begin, end) of x, cast when the job has room for that. */
+static const float *make_rows(const operand_job *job, size_t begin, size_t end, int thread)
 {
-    (void)thread;
-    const operand_job *job = ctx;
+    const mx_operand_source *source = job->source;
     size_t k = job->matrix->n_cols;
-    for (size_t t = begin; t < end; t++) {
-        job->backend->kernels.row_cast(&job->matrix->activations, job->x + t * k, k,
-                                       job->streams[t], job->cast + t * k);
+    if (source->make != NULL) {
+        source->make(source->ctx, begin, end, thread);
     }
+    if (job->cast == NULL) {
+        return source->x + begin * k;
+    }
+    for (size_t t = begin; t < end; t++) {
+        job->backend->kernels.row_cast(&job->matrix->activations, source->x + t * k, k,
+                                       source->streams[t], job->cast + t * k);
+    }
+    return job->cast + begin * k;
 }
 
+static void rows_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    make_rows(ctx, begin, end, thread);
+}
+
+/* A tile's rows are packed as soon as they are made: they are still in the cache. */
 static void tile_range(void *ctx, size_t begin, size_t end, int thread)
 {
-    (void)thread;
     const operand_job *job = ctx;
-    size_t k = job->matrix->n_cols;
+    const mx_matrix *matrix = job->matrix;
+    mx_quant quant = matrix->activations;
+    if (job->cast != NULL) {
+        /* A tile holds tokens of several sequences, each with its own stream, so
+         * stochastic rounding comes first; packing values that lie on the grid
+         * already is exact under any rounding. */
+        quant.round = MX_ROUND_EVEN;
+    }
     for (size_t tile = begin; tile < end; tile++) {
         size_t first = tile * MX_TILE_TOKENS;
-        job->backend->kernels.int_tile_pack(&job->matrix->weights, &job->activations, k,
-                                            job->x + first * k, k,
-                                            min_size(job->n_tokens - first, MX_TILE_TOKENS), 0,
+        size_t n = min_size(job->source->n_tokens - first, MX_TILE_TOKENS);
+        const float *x = make_rows(job, first, first + n, thread);
+        job->backend->kernels.int_tile_pack(&matrix->weights, &quant, matrix->n_cols, x,
+                                            matrix->n_cols, n, 0,
                                             job->tiles + tile * job->tile_bytes);
     }
 }
 
-void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix, const float *x,
-                        size_t n_tokens, const uint64_t *streams, uint8_t *scratch,
-                        mx_operand *operand)
+void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix,
+                        const mx_operand_source *source, uint8_t *scratch, mx_operand *operand)
 {
-    if (operand_fits(operand, matrix)) {
+    if (mx_operand_fits(operand, matrix)) {
         return;
     }
+    size_t n_tokens = source->n_tokens;
+    bool tiles = matrix->kind == MX_MATRIX_PANELS, none = mx_quant_is_none(&matrix->activations);
+    operand_job job = {.backend = backend, .matrix = matrix, .source = source};
+    if (!none && (!tiles || matrix->activations.round == MX_ROUND_DITHER)) {
+        job.cast = (float *)(void *)scratch;
+        scratch += cast_bytes(matrix, n_tokens);
+    }
+    if (tiles) {
+        job.tiles = scratch;
+        job.tile_bytes =
+            backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
+        size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
+        mx_team_for(backend->team, n_tiles, 1, tile_range, &job);
+    } else if (job.cast != NULL || source->make != NULL) {
+        mx_team_for(backend->team, n_tokens, ROW_GRAIN, rows_range, &job);
+    }
     *operand = (mx_operand){
-        .x = x,
+        .x = job.cast != NULL ? job.cast : source->x,
         .stride = matrix->n_cols,
         .n_tokens = n_tokens,
         .k = matrix->n_cols,
+        .tiles = job.tiles,
         .activations = matrix->activations,
         .weights = matrix->weights,
         .ready = true,
     };
-    operand_job job = {
-        .backend = backend,
-        .matrix = matrix,
-        .x = x,
-        .n_tokens = n_tokens,
-        .streams = streams,
-        .activations = matrix->activations,
-    };
-    bool tiles = matrix->kind == MX_MATRIX_PANELS;
-    bool dither = matrix->activations.round == MX_ROUND_DITHER;
-    if (mx_quant_is_none(&matrix->activations)) {
-        return;
-    }
-    if (!tiles || dither) {
-        job.cast = (float *)(void *)scratch;
-        mx_team_for(backend->team, n_tokens, 16, cast_range, &job);
-        operand->x = job.cast;
-    }
-    if (!tiles) {
-        return;
-    }
-    if (dither) {
-        /* A tile holds tokens of several sequences, each with its own stream, so
-         * stochastic rounding comes first; packing values that lie on the grid
-         * already is exact under any rounding. */
-        job.x = job.cast;
-        job.activations.round = MX_ROUND_EVEN;
-        scratch += cast_bytes(matrix, n_tokens);
-    }
-    job.tiles = scratch;
-    job.tile_bytes =
-        backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
-    size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
-    mx_team_for(backend->team, n_tiles, 1, tile_range, &job);
-    operand->tiles = job.tiles;
 }
 
 /* ---- products ------------------------------------------------------------- */
@@ -242,11 +242,10 @@ static void f32_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* All tokens at once: the kernels group them as their caches want. */
-static void int_range(void *ctx, size_t begin, size_t end, int thread)
+/* Panels [begin, end) of an exact integer product, all tokens at once: the kernels
+ * group them as their caches want. */
+static void int_panels(const product_job *job, size_t begin, size_t end)
 {
-    (void)thread;
-    const product_job *job = ctx;
     const mx_matrix *matrix = job->matrix;
     size_t first_row = begin * MX_PANEL_ROWS;
     mx_int_product product = {
@@ -262,6 +261,32 @@ static void int_range(void *ctx, size_t begin, size_t end, int thread)
         .out_stride = matrix->n_rows,
     };
     job->backend->kernels.int_product(&product);
+}
+
+/* Products that share an operand, their panels counted one after the other. */
+typedef struct int_jobs {
+    product_job jobs[MX_PRODUCTS];
+    size_t n;
+} int_jobs;
+
+static size_t panel_count(const mx_matrix *matrix)
+{
+    return (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;
+}
+
+static void int_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const int_jobs *all = ctx;
+    size_t first = 0; /* panel of the job */
+    for (size_t i = 0; i < all->n; i++) {
+        size_t count = panel_count(all->jobs[i].matrix);
+        if (begin < first + count && end > first) {
+            int_panels(&all->jobs[i], begin > first ? begin - first : 0,
+                       min_size(end - first, count));
+        }
+        first += count;
+    }
 }
 
 /* Panels of one job: an even number, for kernels that take two at once; enough of
@@ -288,8 +313,16 @@ static void bias_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
-                       uint8_t *scratch, float *out)
+static void add_bias(mx_backend *backend, const mx_matrix *matrix, size_t n_tokens, float *out)
+{
+    if (matrix->bias != NULL) {
+        bias_job bias = {backend, matrix, out};
+        mx_team_for(backend->team, n_tokens, 16, bias_range, &bias);
+    }
+}
+
+static void f32_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
+                        uint8_t *scratch, float *out)
 {
     size_t row_bytes = matrix->n_cols * sizeof(float);
     size_t chunk = TOKEN_CHUNK_BYTES / row_bytes / MX_TILE_TOKENS * MX_TILE_TOKENS;
@@ -299,20 +332,42 @@ void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_op
         .operand = operand,
         .scratch = scratch,
         .token_chunk = chunk < 3 * MX_TILE_TOKENS ? 3 * MX_TILE_TOKENS : chunk,
+        .thread_bytes = thread_bytes(matrix),
+        .group = panel_group(matrix),
         .out = out,
     };
-    size_t n_panels = (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;
-    if (matrix->kind == MX_MATRIX_PANELS) {
-        job.unit_bytes = backend->kernels.int_panel_bytes(&matrix->weights, &matrix->activations,
-                                                          matrix->n_cols);
-        mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), int_range, &job);
-    } else {
-        job.thread_bytes = thread_bytes(matrix);
-        job.group = panel_group(matrix);
-        mx_team_for(backend->team, n_panels, job.group, f32_range, &job);
+    mx_team_for(backend->team, panel_count(matrix), job.group, f32_range, &job);
+}
+
+void mx_matrix_products(mx_backend *backend, const mx_matrix *const *matrices, size_t n,
+                        const mx_operand *operand, uint8_t *scratch, float *const *outs)
+{
+    int_jobs all = {.n = 0};
+    size_t n_panels = 0;
+    for (size_t i = 0; i < n; i++) {
+        const mx_matrix *matrix = matrices[i];
+        if (matrix->kind != MX_MATRIX_PANELS) {
+            f32_product(backend, matrix, operand, scratch, outs[i]);
+            continue;
+        }
+        all.jobs[all.n++] = (product_job){
+            .backend = backend,
+            .matrix = matrix,
+            .operand = operand,
+            .unit_bytes = backend->kernels.int_panel_bytes(&matrix->weights, &matrix->activations,
+                                                           matrix->n_cols),
+            .out = outs[i],
+        };
+        n_panels += panel_count(matrix);
     }
-    if (matrix->bias != NULL) {
-        bias_job bias = {backend, matrix, out};
-        mx_team_for(backend->team, operand->n_tokens, 16, bias_range, &bias);
+    mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), int_range, &all);
+    for (size_t i = 0; i < n; i++) {
+        add_bias(backend, matrices[i], operand->n_tokens, outs[i]);
     }
+}
+
+void mx_matrix_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
+                       uint8_t *scratch, float *out)
+{
+    mx_matrix_products(backend, &matrix, 1, operand, scratch, &out);
 }

@@ -163,8 +163,8 @@ static void prepare(mx_bench *bench, const mx_matrix *matrix, uint32_t tokens, m
 {
     static const uint64_t streams[512]; /* dithering: any stream does */
     operand->ready = false;
-    mx_operand_prepare(&bench->model->backend, matrix, bench->x, tokens, streams,
-                       bench->operand_scratch, operand);
+    mx_operand_source source = {.x = bench->x, .n_tokens = tokens, .streams = streams};
+    mx_operand_prepare(&bench->model->backend, matrix, &source, bench->operand_scratch, operand);
 }
 
 static double seconds_wanted(const mx_bench *bench)

@@ -23,6 +23,7 @@ typedef struct step {
     mx_tap_fn tap;  /* calibration's, or NULL */
     void *tap_ctx;
     uint32_t kv_layer;    /* the layer's place in the KV store */
+    bool residual_due;    /* normed holds an output that hidden lacks */
     const float *norm;    /* [hidden] */
     const uint32_t *rows; /* logits: tokens to gather */
     mx_row_stats *stats;
@@ -47,18 +48,6 @@ static void embed_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* normed = rms_norm(hidden). */
-static void norm_range(void *ctx, size_t begin, size_t end, int thread)
-{
-    (void)thread;
-    const step *s = ctx;
-    size_t n = s->config->hidden;
-    for (size_t t = begin; t < end; t++) {
-        s->kernels->rms_norm(s->session->hidden + t * n, s->norm, s->config->norm_eps, n,
-                             s->session->normed + t * n);
-    }
-}
-
 /* hidden += normed, which holds a projection's output. */
 static void residual_range(void *ctx, size_t begin, size_t end, int thread)
 {
@@ -67,6 +56,20 @@ static void residual_range(void *ctx, size_t begin, size_t end, int thread)
     size_t n = s->config->hidden;
     s->kernels->add(s->session->normed + begin * n, (end - begin) * n,
                     s->session->hidden + begin * n);
+}
+
+/* normed = rms_norm(hidden), after the addition that is still due. */
+static void norm_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    const step *s = ctx;
+    size_t n = s->config->hidden;
+    for (size_t t = begin; t < end; t++) {
+        if (s->residual_due) {
+            residual_range(ctx, t, t + 1, thread);
+        }
+        s->kernels->rms_norm(s->session->hidden + t * n, s->norm, s->config->norm_eps, n,
+                             s->session->normed + t * n);
+    }
 }
 
 /* Rotates q and k by position; stores k and v. */
@@ -133,20 +136,60 @@ static void silu_range(void *ctx, size_t begin, size_t end, int thread)
                          (end - begin) * n, s->session->gate + begin * n);
 }
 
-/* One input of projections, quantized once for all that share it. False when the
- * tap has seen enough of this layer. */
-static bool project(step *s, mx_projection projection, const float *x, mx_operand *operand,
-                    float *out)
+/* The input of some projections: x [T][in], whose rows `make` makes (NULL: they are
+ * there). */
+typedef struct layer_input {
+    const float *x;
+    mx_range_fn make;
+} layer_input;
+
+/* Shows the input to the tap, which has to see all of it before it is quantized.
+ * False when the tap has seen enough of this layer. */
+static bool show(step *s, mx_projection first, size_t n, layer_input *in)
+{
+    size_t n_tokens = s->session->n_tokens;
+    if (s->tap == NULL) {
+        return true;
+    }
+    if (in->make != NULL) {
+        for_tokens(s, n_tokens, in->make);
+        in->make = NULL;
+        s->residual_due = false;
+    }
+    for (size_t i = 0; i < n; i++) {
+        if (!s->tap(s->tap_ctx, s->index, (mx_projection)(first + i), in->x, n_tokens)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+/* Projections first .. first + n - 1 of one input, which is quantized once for all
+ * that share its format. False when the tap has seen enough of this layer. */
+static bool project(step *s, mx_projection first, size_t n, layer_input in, float *const *outs)
 {
     mx_session *session = s->session;
     mx_backend *backend = &session->model->backend;
-    const mx_matrix *matrix = &s->layer->projections[projection];
-    if (s->tap != NULL && !s->tap(s->tap_ctx, s->index, projection, x, session->n_tokens)) {
+    const mx_matrix *matrices[MX_PRODUCTS];
+    mx_operand operand = {0};
+    if (!show(s, first, n, &in)) {
         return false;
     }
-    mx_operand_prepare(backend, matrix, x, session->n_tokens, session->streams,
-                       session->operand_scratch, operand);
-    mx_matrix_product(backend, matrix, operand, session->product_scratch, out);
+    mx_operand_source source = {in.x, session->n_tokens, session->streams, in.make, s};
+    for (size_t i = 0, end; i < n; i = end) {
+        matrices[i] = &s->layer->projections[first + i];
+        mx_operand_prepare(backend, matrices[i], &source, session->operand_scratch, &operand);
+        source.make = NULL;
+        s->residual_due = false; /* a norm has seen to it */
+        for (end = i + 1; end < n; end++) {
+            matrices[end] = &s->layer->projections[first + end];
+            if (!mx_operand_fits(&operand, matrices[end])) {
+                break;
+            }
+        }
+        mx_matrix_products(backend, matrices + i, end - i, &operand, session->product_scratch,
+                           outs + i);
+    }
     return true;
 }
 
@@ -165,54 +208,50 @@ static void set_streams(mx_session *session, uint32_t layer, uint32_t input)
     }
 }
 
+/* Leaves the output, which is yet to be added to hidden, in normed. */
 static bool attention_block(step *s)
 {
     mx_session *session = s->session;
-    size_t n = session->n_tokens;
-    mx_operand normed = {0}, mixed = {0};
+    layer_input normed = {session->normed, norm_range}, mixed = {session->mixed, NULL};
+    float *const qkv[] = {session->q, session->k, session->v};
 
     s->norm = s->layer->attention_norm;
-    for_tokens(s, n, norm_range);
     set_streams(session, s->index, 0);
-    if (!project(s, MX_PROJ_Q, session->normed, &normed, session->q) ||
-        !project(s, MX_PROJ_K, session->normed, &normed, session->k) ||
-        !project(s, MX_PROJ_V, session->normed, &normed, session->v)) {
+    if (!project(s, MX_PROJ_Q, MX_COUNT(qkv), normed, qkv)) {
         return false;
     }
-
-    for_tokens(s, n, rope_range);
+    for_tokens(s, session->n_tokens, rope_range);
     mx_team_for(session->model->backend.team, session->n_query_tiles * s->config->kv_heads, 1,
                 attention_range, s);
-
     set_streams(session, s->index, 1);
-    if (!project(s, MX_PROJ_O, session->mixed, &mixed, session->normed)) {
-        return false;
-    }
-    for_tokens(s, n, residual_range);
-    return true;
+    s->residual_due = project(s, MX_PROJ_O, 1, mixed, &session->normed);
+    return s->residual_due;
 }
 
+/* The same, for the multilayer perceptron. */
 static bool mlp_block(step *s)
 {
     mx_session *session = s->session;
-    size_t n = session->n_tokens;
-    mx_operand normed = {0}, gated = {0};
+    layer_input normed = {session->normed, norm_range}, gated = {session->gate, silu_range};
+    float *const gate_up[] = {session->gate, session->up};
 
     s->norm = s->layer->mlp_norm;
-    for_tokens(s, n, norm_range);
     set_streams(session, s->index, 2);
-    if (!project(s, MX_PROJ_GATE, session->normed, &normed, session->gate) ||
-        !project(s, MX_PROJ_UP, session->normed, &normed, session->up)) {
+    if (!project(s, MX_PROJ_GATE, MX_COUNT(gate_up), normed, gate_up)) {
         return false;
     }
-
-    for_tokens(s, n, silu_range);
     set_streams(session, s->index, 3);
-    if (!project(s, MX_PROJ_DOWN, session->gate, &gated, session->normed)) {
-        return false;
+    s->residual_due = project(s, MX_PROJ_DOWN, 1, gated, &session->normed);
+    return s->residual_due;
+}
+
+/* The addition that the next norm would have made. */
+static void finish_residual(step *s)
+{
+    if (s->residual_due) {
+        for_tokens(s, s->session->n_tokens, residual_range);
     }
-    for_tokens(s, n, residual_range);
-    return true;
+    s->residual_due = false;
 }
 
 /* Angles up to the largest position of this call, made once each. */
@@ -256,24 +295,35 @@ void mx_forward_embed(mx_session *session)
     mx_model_drop_embedding(session->model);
 }
 
+static bool run_layer(step *s, uint32_t layer)
+{
+    mx_session *session = s->session;
+    s->layer = &session->model->layers[layer];
+    s->index = layer;
+    s->kv_layer = session->config.keep_kv ? layer : 0;
+    return attention_block(s) && mlp_block(s);
+}
+
 bool mx_forward_layer(mx_session *session, uint32_t layer, mx_tap_fn tap, void *tap_ctx)
 {
     step s = step_make(session);
-    s.layer = &session->model->layers[layer];
-    s.index = layer;
-    s.kv_layer = session->config.keep_kv ? layer : 0;
     s.tap = tap;
     s.tap_ctx = tap_ctx;
     extend_angles(session);
-    return attention_block(&s) && mlp_block(&s);
+    bool whole = run_layer(&s, layer);
+    finish_residual(&s);
+    return whole;
 }
 
 void mx_forward_run(mx_session *session)
 {
+    step s = step_make(session);
     mx_forward_embed(session);
+    extend_angles(session);
     for (uint32_t layer = 0; layer < session->model->config.layers; layer++) {
-        mx_forward_layer(session, layer, NULL, NULL);
+        run_layer(&s, layer);
     }
+    finish_residual(&s);
 }
 
 /* score_hidden = rms_norm of the gathered rows. */
@@ -295,12 +345,11 @@ void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows,
     mx_backend *backend = &session->model->backend;
     const mx_matrix *head = mx_model_head(session->model);
     mx_operand operand = {0};
-    for_tokens(&s, n_rows, gather_range);
     for (size_t i = 0; i < n_rows; i++) {
         session->streams[i] = stream_of(s.config->layers, 0, &session->places[rows[i]]);
     }
-    mx_operand_prepare(backend, head, session->score_hidden, n_rows, session->streams,
-                       session->operand_scratch, &operand);
+    mx_operand_source source = {session->score_hidden, n_rows, session->streams, gather_range, &s};
+    mx_operand_prepare(backend, head, &source, session->operand_scratch, &operand);
     mx_matrix_product(backend, head, &operand, session->product_scratch, out);
 }
 

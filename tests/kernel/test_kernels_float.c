@@ -472,7 +472,7 @@ static void attention_compare(const ladder *all, dice *d, attention_case c)
         .out = out.data,
     };
     attention_check(all, &attention, want);
-    for (size_t i = 0; c.kind == DATA_NORMAL && i < c.tokens * width; i++) {
+    for (size_t i = 0; c.kind == DATA_NORMAL && i < c.tokens * width; i += 13) {
         size_t t = i / width, head = i % width / c.dim;
         const float *row = (const float *)q.data + t * stride + head * c.dim;
         double exact = attention_exact(row, plain, v.data, c.dim, c.keys + t,
@@ -497,7 +497,7 @@ static void test_attention(void **state)
     dice d = {.seed = 17};
     for (size_t heads = 1; heads <= 9; heads++) {
         for (size_t i = 0; i < MX_COUNT(dims); i++) {
-            for (size_t keys = 1; keys <= 200; keys += 1 + dice_below(&d, 50)) {
+            for (size_t keys = 1; keys <= 200; keys += 1 + dice_below(&d, 100)) {
                 attention_case c = {1 + dice_below(&d, 5), heads, dims[i], keys, DATA_NORMAL};
                 attention_compare(&all, &d, c);
             }
