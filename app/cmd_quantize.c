@@ -73,7 +73,7 @@ int app_quantize(int argc, char **argv)
         {"search-range", 0, APP_U32, &args.search_range, "N",
          "exponents tried each way beside the rule's (1)"},
         {"damp", 0, APP_REAL, &args.damp, "X",
-         "gptq: share of the moments' mean added to their\n"
+         "share of the moments' mean added to their\n"
          "diagonal (0.01)"},
         {"seed", 0, APP_TEXT, &args.numeric.seed, "N",
          "seed of --round dither and of calibration (0)"},

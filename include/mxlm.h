@@ -159,9 +159,10 @@ typedef struct mx_quantize_options {
      * How codes are chosen; all but "rtn" run calibration text through the model:
      *   rtn     round to nearest, each weight alone (NULL means this)
      *   search  each block takes, of the scale rule's exponent and its neighbours,
-     *           the one with the least error weighted by the inputs' mean squares
-     *   gptq    errors of rounding are made up for by the weights not yet rounded,
-     *           with all second moments of the inputs
+     *           the one with the least error of the output, as the inputs' second
+     *           moments tell it
+     *   gptq    errors of rounding are made up for by the other weights of the row,
+     *           to the same measure
      * What is written is the same layout for all of them.
      */
     const char *method;
@@ -169,8 +170,8 @@ typedef struct mx_quantize_options {
     uint32_t calib_samples; /* windows, 0 = 256 */
     uint32_t calib_length;  /* tokens of a window, 0 = 512 */
     uint64_t seed;          /* of the choice of windows and of sampled text */
-    float damp;             /* gptq: added to the second moments' diagonal, as a share of
-                               its mean; 0 = the default */
+    float damp;             /* added to the second moments' diagonal, as a share of its
+                               mean; 0 = the default */
     uint32_t search_range;  /* exponents tried beside the rule's, each way; 0 = 1 */
 } mx_quantize_options;
 

@@ -1,7 +1,8 @@
 """Makes tests/golden/methods.json: what search and gptq must choose on small matrices.
 
 Independent of mxlm: numpy alone, columns one by one without lazy blocks, the inverse by
-numpy.linalg.inv, elements by looking up the nearest value of a table. The inputs are small
+numpy.linalg.inv, elements by looking up the nearest value of a table, descent with all products
+written out. The inputs are small
 integers over a power of two, so that every second moment is exact.
 
 usage: oracle_quant.py OUT_FOLDER
@@ -34,54 +35,93 @@ def floor_scale(name, amax):
     return int(np.floor(np.log2(amax))) - FORMATS[name][1]
 
 
-def search(case, weights, moments):
-    codes, scales = [], []
-    for row in weights:
-        for begin in range(0, len(row), case["block"]):
-            block = slice(begin, begin + case["block"])
-            rule = floor_scale(case["format"], np.abs(row[block]).max())
-            tried = []
-            for order, offset in enumerate((0, -1, 1)):
-                cells = [rounded(case["format"], w, rule + offset) for w in row[block]]
-                error = sum(h * (v - w) ** 2 for h, (_, v), w in zip(moments[block], cells, row[block]))
-                tried.append((error, order, rule + offset, [c for c, _ in cells]))
-            _, _, scale, chosen = min(tried)
-            scales.append(scale + 127)
-            codes += chosen
-    return codes, scales
+def damped(case, hessian):
+    h = hessian.copy()
+    dead = np.diag(hessian) == 0
+    h[np.diag_indices(len(h))] += case["damp"] * np.diag(hessian).mean()
+    h[dead, dead] = 1
+    return h
+
+
+def blocks(case, n):
+    return [slice(begin, min(begin + case["block"], n)) for begin in range(0, n, case["block"])]
+
+
+def feedback(case, aim, upper, scale):
+    """Codes and values of one block, each error spread over the weights after it."""
+    w, cells, loss = aim.copy(), [], 0.0
+    for j in range(len(w)):
+        cells.append(rounded(case["format"], w[j], scale))
+        error = (w[j] - cells[-1][1]) / upper[j, j]
+        w[j + 1 :] -= error * upper[j, j + 1 :]
+        loss += error**2
+    return cells, loss
+
+
+def descend(case, target, h, rows, candidates):
+    """Changes the blocks of rows, [(scale, cells)] each, one by one while the error falls;
+    candidates(target of the block, aim, its inverse's factor, scale) are [(scale, cells)]."""
+    n = target.shape[1]
+    for t, row in zip(target, rows):
+        for _ in range(case["passes"]):
+            for b, block in enumerate(blocks(case, n)):
+                q = np.array([v for _, cells in row for _, v in cells])
+                own = np.linalg.inv(h[block, block])
+                aim = q[block] - (q - t) @ h[:, block] @ own
+                upper = np.linalg.cholesky(own).T
+                best, least = None, (q[block] - aim) @ h[block, block] @ (q[block] - aim) * (1 - 1e-9)
+                for scale, cells in candidates(t[block], aim, upper, row[b][0]):
+                    gap = np.array([v for _, v in cells]) - aim
+                    error = gap @ h[block, block] @ gap
+                    if error < least:
+                        best, least = (scale, cells), error
+                row[b] = best or row[b]
+
+
+def unzipped(rows):
+    codes = [code for row in rows for _, cells in row for code, _ in cells]
+    return codes, [scale + 127 for row in rows for scale, _ in row]
+
+
+def search(case, weights, h):
+    def nearest(w, scale):
+        return scale, [rounded(case["format"], v, scale) for v in w]
+
+    def candidates(w, aim, upper, scale):
+        rule = floor_scale(case["format"], np.abs(w).max())
+        return [nearest(w, rule + offset) for offset in (0, -1, 1)]
+
+    rows = [[candidates(w[b], None, None, None)[0] for b in blocks(case, len(w))] for w in weights]
+    descend(case, weights, h, rows, candidates)
+    return unzipped(rows)
 
 
 def gptq(case, weights, hessian, cross, residual):
     n = weights.shape[1]
-    h = hessian.copy()
-    dead = np.diag(hessian) == 0
-    h[np.diag_indices(n)] += case["damp"] * np.diag(hessian).mean()
-    h[dead, dead] = 1
+    h = damped(case, hessian)
     inverse = np.linalg.inv(h)
     target = weights.copy()
     if cross is not None:
         target += (weights @ (cross - hessian) * case["correction"] + case["residual"] * residual) @ inverse
     upper = np.linalg.cholesky(inverse).T
-    codes, scales = [], []
-    for w in target:
-        w = w.copy()
-        for begin in range(0, n, case["block"]):
-            end = min(begin + case["block"], n)
-            rule = floor_scale(case["format"], np.abs(w[begin:end]).max())
-            tried = []
+    rows = []
+    for w in target.copy():
+        rows.append([])
+        for block in blocks(case, n):
+            rule, tried = floor_scale(case["format"], np.abs(w[block]).max()), []
             for order, offset in enumerate((0, -1, 1)):
-                trial, loss, chosen = w.copy(), 0.0, []
-                for j in range(begin, end):
-                    code, value = rounded(case["format"], trial[j], rule + offset)
-                    error = (trial[j] - value) / upper[j, j]
-                    loss += error**2
-                    chosen.append(code)
-                    trial[j + 1 :] -= error * upper[j, j + 1 :]
-                tried.append((loss, order, rule + offset, chosen, trial))
-            _, _, scale, chosen, w = min(tried, key=lambda t: t[:2])
-            scales.append(scale + 127)
-            codes += chosen
-    return codes, scales
+                cells, loss = feedback(case, w[block], upper[block, block], rule + offset)
+                tried.append((loss, order, rule + offset, cells))
+            _, _, scale, cells = min(tried, key=lambda t: t[:2])
+            for j, (_, value) in zip(range(block.start, block.stop), cells):
+                w[j + 1 :] -= (w[j] - value) / upper[j, j] * upper[j, j + 1 :]
+            rows[-1].append((scale, cells))
+
+    def candidates(_, aim, factor, scale):
+        return [(scale + d, feedback(case, aim, factor, scale + d)[0]) for d in (0, -1, 1)]
+
+    descend(case, target, h, rows, candidates)
+    return unzipped(rows)
 
 
 def make(rng, **case):
@@ -98,7 +138,7 @@ def make(rng, **case):
     hessian = ours.T @ ours / tokens
     case |= {"x": x.ravel().tolist(), "taught": taught.ravel().tolist(), "lack": lack.ravel().tolist()}
     case |= {"weights": [float(v) for v in weights.ravel()], "tokens": tokens}
-    case["search"] = search(case, w, np.diag(hessian))
+    case["search"] = search(case, w, damped(case, hessian))
     case["gptq"] = gptq(case, w, hessian, None, None)
     case["gptq_taught"] = gptq(case, w, hessian, theirs.T @ ours / tokens, r.T @ ours / tokens)
     return case
@@ -106,7 +146,7 @@ def make(rng, **case):
 
 def main():
     rng = np.random.default_rng(20261123)
-    common = {"damp": 0.01, "correction": 0.75, "residual": 0.5}
+    common = {"damp": 0.01, "correction": 0.75, "residual": 0.5, "passes": 3}
     cases = [
         make(rng, format="fp4_e2m1", block=32, rows=5, cols=64, dead=[], **common),
         make(rng, format="fp4_e2m1", block=16, rows=3, cols=40, dead=[3, 17], **common),

@@ -2,7 +2,6 @@
 
 #include "base/str.h"
 
-#include <math.h>
 #include <string.h>
 
 #define MX_METHOD(name) extern const mx_method mx_method_##name;
@@ -53,11 +52,35 @@ mx_status mx_method_check_rounding(const mx_quant *quant, mx_error *err)
                         mx_round_name(quant->round));
 }
 
+/* 2^exponent of an E8M0 scale or its inverse: a normal double, made from its bits
+ * because ldexp would take longer than the rounding. */
+static double power_of_two(int exponent)
+{
+    uint64_t bits = (uint64_t)(exponent + 1023) << 52;
+    double value;
+    memcpy(&value, &bits, sizeof value);
+    return value;
+}
+
 uint8_t mx_method_round(const mx_quant *quant, double w, uint8_t scale, double *value)
 {
     const mx_format *format = quant->format;
     int exponent = (int)scale - MX_E8M0_BIAS;
-    uint32_t code = format->encode(format, ldexp(w, -exponent), quant->round, 0);
-    *value = ldexp((double)format->decode(format, code), exponent);
+    uint32_t code = format->encode(format, w * power_of_two(-exponent), quant->round, 0);
+    *value = (double)format->decode(format, code) * power_of_two(exponent);
     return (uint8_t)code;
+}
+
+void mx_method_damped(const mx_method_problem *problem, double *h)
+{
+    size_t n = problem->n_cols;
+    memcpy(h, problem->hessian, n * n * sizeof *h);
+    double mean = 0;
+    for (size_t i = 0; i < n; i++) {
+        mean += h[i * n + i];
+    }
+    double damp = problem->settings.damp * mean / (double)n;
+    for (size_t i = 0; i < n; i++) {
+        h[i * n + i] = h[i * n + i] == 0 ? 1 : h[i * n + i] + damp;
+    }
 }

@@ -16,6 +16,7 @@ typedef struct mx_method_settings {
     double damp;       /* of the Hessian's diagonal, as a share of its mean */
     double correction; /* share of the earlier layers' error that the target undoes */
     double residual;   /* the same for the residual stream, at o and down */
+    int passes;        /* of descent.h over the codes chosen first */
 } mx_method_settings;
 
 /* What calibration must supply. */
@@ -71,5 +72,12 @@ mx_status mx_method_check_rounding(const mx_quant *quant, mx_error *err);
 
 /* One element at scale byte `scale`: its code, and its value in `*value`. */
 uint8_t mx_method_round(const mx_quant *quant, double w, uint8_t scale, double *value);
+
+/*
+ * h [n_cols][n_cols] = the problem's Hessian with damping: its settings' share of
+ * the diagonal's mean is added to the diagonal, and dead inputs (never but zero)
+ * get a diagonal of one.
+ */
+void mx_method_damped(const mx_method_problem *problem, double *h);
 
 #endif

@@ -5,7 +5,7 @@
  *     err = (w_j - q_j) / U_jj,  w_k -= err * U_jk  (k > j)
  * with U the upper Cholesky factor of H^-1, H = E x^ x^^T + damping.
  *
- * Two things differ from the usual form. The exponent of a block is chosen when
+ * Three things differ from the usual form. The exponent of a block is chosen when
  * its turn has come, by rounding it, with error feedback inside the block, under
  * each candidate and keeping the one of least sum of err^2 - the block's exact
  * share of the output error. And the target is not W alone: with x the input in
@@ -14,9 +14,13 @@
  * is, for c = 1, the least-squares fit of the unquantized outputs W x by W' x^, so
  * that a matrix makes up for the errors of those before it; r, the residual
  * stream's lack, does the same for what is added to that stream.
+ *
+ * What the loop leaves, descent.h then improves block by block: the loop could not
+ * know the columns after, and error feedback alone is far from the least error.
  */
+#include "quant/block_round.h"
+#include "quant/descent.h"
 #include "quant/linalg.h"
-#include "quant/method.h"
 
 #include <cblas.h>
 #include <math.h>
@@ -31,65 +35,23 @@ enum { LAZY_COLUMNS = 128, ROW_TILE = 32 };
 typedef struct gptq_job {
     const mx_method_problem *problem;
     size_t block, lazy; /* lazy: whole blocks */
-    size_t code_bytes, n_scales;
-    double *u;      /* [n_cols][n_cols], upper */
-    double *target; /* [n_rows][n_cols]: W', consumed */
-    double *errors; /* [threads][ROW_TILE][lazy] */
-    double *trial;  /* [threads][4][block]: weights, errors; the best's two */
-    uint8_t *bytes; /* [threads][ROW_TILE][n_cols] codes, [threads][2][block] trials */
-    size_t bytes_stride;
-    uint8_t *codes, *scales;
+    size_t n_scales;
+    double *hessian; /* [n_cols][n_cols]: damped */
+    double *u;       /* [n_cols][n_cols], upper */
+    double *target;  /* [n_rows][n_cols]: W' */
+    double *work;    /* [threads][ROW_TILE][n_cols + lazy]: weights and errors */
+    uint8_t *trials; /* [threads][mx_block_trial_size] */
+    uint8_t *plain;  /* [n_rows][n_cols]: codes, one a byte */
+    uint8_t *scales; /* [n_rows][n_scales] */
     atomic_size_t bad_row;
 } gptq_job;
 
-/* Scratch of one block's trials; best_* swap with the others. */
-typedef struct trial {
-    double *w, *errors, *best_errors; /* [block] */
-    uint8_t *codes, *best_codes;      /* [block] */
-} trial;
-
-/*
- * Rounds the block w [n], columns [col, col + n), at one scale with error feedback
- * inside it: its share of the output error, or more than `limit`.
- */
-static double try_scale(const gptq_job *job, const double *w, size_t col, size_t n, uint8_t scale,
-                        double limit, trial *t)
+/* The scale byte of a block w [n], columns [col, col + n); t->best_* hold its codes
+ * and errors. MX_E8M0_NAN when its weights are beyond every scale. */
+static uint8_t round_block(const gptq_job *job, const double *w, size_t col, size_t n,
+                           mx_block_trial *t)
 {
-    size_t stride = job->problem->n_cols;
-    double loss = 0;
-    memcpy(t->w, w, n * sizeof *w);
-    for (size_t j = 0; j < n; j++) {
-        const double *u = job->u + (col + j) * stride + col; /* row of U, [n] */
-        double value;
-        t->codes[j] = mx_method_round(job->problem->quant, t->w[j], scale, &value);
-        double error = (t->w[j] - value) / u[j];
-        t->errors[j] = error;
-        loss += error * error;
-        if (!(loss < limit)) {
-            break;
-        }
-        for (size_t k = j + 1; k < n; k++) {
-            t->w[k] -= error * u[k];
-        }
-    }
-    return loss;
-}
-
-static void keep_best(trial *t)
-{
-    double *errors = t->best_errors;
-    uint8_t *codes = t->best_codes;
-    t->best_errors = t->errors;
-    t->best_codes = t->codes;
-    t->errors = errors;
-    t->codes = codes;
-}
-
-/* The scale byte of a block; t->best_* hold its codes and errors. MX_E8M0_NAN
- * when its weights are beyond every scale. */
-static uint8_t round_block(const gptq_job *job, const double *w, size_t col, size_t n, trial *t)
-{
-    const mx_quant *quant = job->problem->quant;
+    const mx_method_problem *problem = job->problem;
     double amax = 0;
     for (size_t i = 0; i < n; i++) {
         amax = fmax(amax, fabs(w[i]));
@@ -97,28 +59,23 @@ static uint8_t round_block(const gptq_job *job, const double *w, size_t col, siz
             return MX_E8M0_NAN;
         }
     }
-    int rule = mx_scale_encode(quant->format, quant->rule, (float)amax);
-    uint8_t best = MX_E8M0_NAN;
-    double least = INFINITY;
-    for (int i = 0; i < 2 * job->problem->settings.search_range + 1; i++) {
-        int scale = rule + mx_method_offset(i);
-        if (scale < 0 || scale >= (int)MX_E8M0_NAN) {
-            continue;
-        }
-        double loss = try_scale(job, w, col, n, (uint8_t)scale, least, t);
-        if (loss < least) {
-            least = loss;
-            best = (uint8_t)scale;
-            keep_best(t);
-        }
-    }
-    return best;
+    const mx_block_task task = {
+        .quant = problem->quant,
+        .n = n,
+        .aim = w,
+        .factor = job->u + col * problem->n_cols + col,
+        .stride = problem->n_cols,
+        .scale = mx_scale_encode(problem->quant->format, problem->quant->rule, (float)amax),
+        .range = problem->settings.search_range,
+        .limit = INFINITY,
+    };
+    return mx_block_round(&task, t);
 }
 
 /* Rounds columns [col, end) of one row w [n_cols]; errors [lazy] receives what the
  * columns beyond `end` are still to be told. */
 static bool round_columns(const gptq_job *job, double *w, size_t col, size_t end, uint8_t *scales,
-                          uint8_t *codes, double *errors, trial *t)
+                          uint8_t *codes, double *errors, mx_block_trial *t)
 {
     size_t stride = job->problem->n_cols, first = col;
     for (; col < end; col += job->block) {
@@ -147,25 +104,17 @@ static void reject_row(gptq_job *job, size_t row)
     }
 }
 
-static trial thread_trial(const gptq_job *job, int thread)
-{
-    double *d = job->trial + (size_t)thread * 3 * job->block;
-    uint8_t *b = job->bytes + ((size_t)thread + 1) * job->bytes_stride - 2 * job->block;
-    return (trial){.w = d,
-                   .errors = d + job->block,
-                   .best_errors = d + 2 * job->block,
-                   .codes = b,
-                   .best_codes = b + job->block};
-}
-
 /* One tile of rows, all columns. */
 static void round_tile(gptq_job *job, size_t row, size_t rows, int thread)
 {
     size_t n = job->problem->n_cols;
-    double *w = job->target + row * n;                                    /* [rows][n] */
-    double *errors = job->errors + (size_t)thread * ROW_TILE * job->lazy; /* [rows][lazy] */
-    uint8_t *codes = job->bytes + (size_t)thread * job->bytes_stride;     /* [rows][n] */
-    trial t = thread_trial(job, thread);
+    double *w = job->work + (size_t)thread * ROW_TILE * (n + job->lazy); /* [rows][n] */
+    double *errors = w + ROW_TILE * n;                                   /* [rows][lazy] */
+    uint8_t *codes = job->plain + row * n;                               /* [rows][n] */
+    mx_block_trial t;
+    mx_block_trial_place(job->trials + (size_t)thread * mx_block_trial_size(job->block), job->block,
+                         &t);
+    memcpy(w, job->target + row * n, rows * n * sizeof *w);
     for (size_t col = 0; col < n; col += job->lazy) {
         size_t end = n - col < job->lazy ? n : col + job->lazy;
         for (size_t r = 0; r < rows; r++) {
@@ -181,10 +130,6 @@ static void round_tile(gptq_job *job, size_t row, size_t rows, int thread)
                         job->u + col * n + end, (blasint)n, 1.0, w + end, (blasint)n);
         }
     }
-    for (size_t r = 0; r < rows; r++) {
-        mx_codes_pack(codes + r * n, n, job->problem->quant->format->bits,
-                      job->codes + (row + r) * job->code_bytes);
-    }
 }
 
 static void round_range(void *ctx, size_t begin, size_t end, int thread)
@@ -193,21 +138,6 @@ static void round_range(void *ctx, size_t begin, size_t end, int thread)
     for (size_t tile = begin; tile < end; tile++) {
         size_t row = tile * ROW_TILE, left = job->problem->n_rows - row;
         round_tile(job, row, left < ROW_TILE ? left : ROW_TILE, thread);
-    }
-}
-
-/* H with damping, of which dead inputs (never but zero) get a diagonal of one. */
-static void damped_hessian(const mx_method_problem *problem, double *h)
-{
-    size_t n = problem->n_cols;
-    memcpy(h, problem->hessian, n * n * sizeof *h);
-    double mean = 0;
-    for (size_t i = 0; i < n; i++) {
-        mean += h[i * n + i];
-    }
-    double damp = problem->settings.damp * mean / (double)n;
-    for (size_t i = 0; i < n; i++) {
-        h[i * n + i] = h[i * n + i] == 0 ? 1 : h[i * n + i] + damp;
     }
 }
 
@@ -256,7 +186,8 @@ static mx_status factorize(gptq_job *job, mx_error *err)
 {
     const mx_method_problem *problem = job->problem;
     size_t n = problem->n_cols;
-    damped_hessian(problem, job->u);
+    mx_method_damped(problem, job->hessian);
+    memcpy(job->u, job->hessian, n * n * sizeof *job->u);
     bool good = mx_linalg_cholesky(job->u, n);
     if (good) {
         MX_TRY(fit_target(job, err));
@@ -279,18 +210,44 @@ static mx_status gptq_alloc(gptq_job *job, mx_error *err)
 {
     const mx_method_problem *problem = job->problem;
     size_t threads = problem->team != NULL ? (size_t)mx_team_size(problem->team) : 1;
-    size_t n = problem->n_cols;
-    job->bytes_stride = ROW_TILE * n + 2 * job->block;
+    size_t n = problem->n_cols, count = problem->n_rows * n;
+    job->hessian = malloc(n * n * sizeof *job->hessian);
     job->u = malloc(n * n * sizeof *job->u);
-    job->target = malloc(problem->n_rows * n * sizeof *job->target);
-    job->errors = malloc(threads * ROW_TILE * job->lazy * sizeof *job->errors);
-    job->trial = malloc(threads * 3 * job->block * sizeof *job->trial);
-    job->bytes = malloc(threads * job->bytes_stride);
-    if (job->u == NULL || job->target == NULL || job->errors == NULL || job->trial == NULL ||
-        job->bytes == NULL) {
-        return mx_error_nomem(err, problem->name, (n + problem->n_rows) * n * sizeof *job->u);
+    job->target = malloc(count * sizeof *job->target);
+    job->work = malloc(threads * ROW_TILE * (n + job->lazy) * sizeof *job->work);
+    job->trials = malloc(threads * mx_block_trial_size(job->block));
+    job->plain = malloc(count);
+    if (job->hessian == NULL || job->u == NULL || job->target == NULL || job->work == NULL ||
+        job->trials == NULL || job->plain == NULL) {
+        return mx_error_nomem(err, problem->name, (2 * n + problem->n_rows) * n * sizeof *job->u);
     }
     return MX_OK;
+}
+
+static void gptq_free(gptq_job *job)
+{
+    free(job->hessian);
+    free(job->u);
+    free(job->target);
+    free(job->work);
+    free(job->trials);
+    free(job->plain);
+}
+
+/* The loop over all rows. */
+static mx_status round_rows(gptq_job *job, mx_error *err)
+{
+    const mx_method_problem *problem = job->problem;
+    atomic_init(&job->bad_row, problem->n_rows);
+    mx_team_for(problem->team, (problem->n_rows + ROW_TILE - 1) / ROW_TILE, 1, round_range, job);
+    if (atomic_load(&job->bad_row) == problem->n_rows) {
+        return MX_OK;
+    }
+    return mx_error_set(err, MX_ERR_FORMAT,
+                        "%s: row %zu: error feedback left the range of %s; a larger damp than "
+                        "%g may help",
+                        problem->name, atomic_load(&job->bad_row), problem->quant->format->name,
+                        problem->settings.damp);
 }
 
 static mx_status gptq_quantize(const mx_method_problem *problem, uint8_t *codes, uint8_t *scales,
@@ -302,30 +259,28 @@ static mx_status gptq_quantize(const mx_method_problem *problem, uint8_t *codes,
         .problem = problem,
         .block = block,
         .lazy = block >= LAZY_COLUMNS ? block : LAZY_COLUMNS / block * block,
-        .code_bytes = mx_row_code_bytes(problem->quant, n),
         .n_scales = mx_row_scale_count(problem->quant, n),
-        .codes = codes,
         .scales = scales,
     };
-    atomic_init(&job.bad_row, problem->n_rows);
     mx_status status;
     MX_TRY_GOTO(status, gptq_alloc(&job, err));
     MX_TRY_GOTO(status, factorize(&job, err));
-    mx_team_for(problem->team, (problem->n_rows + ROW_TILE - 1) / ROW_TILE, 1, round_range, &job);
-    if (atomic_load(&job.bad_row) < problem->n_rows) {
-        status =
-            mx_error_set(err, MX_ERR_FORMAT,
-                         "%s: row %zu: error feedback left the range of %s; a larger damp than "
-                         "%g may help",
-                         problem->name, atomic_load(&job.bad_row), problem->quant->format->name,
-                         problem->settings.damp);
+    MX_TRY_GOTO(status, round_rows(&job, err));
+    const mx_descent_config descent = {
+        .problem = problem,
+        .target = job.target,
+        .hessian = job.hessian,
+        .codes = job.plain,
+        .scales = scales,
+        .feedback = true,
+    };
+    MX_TRY_GOTO(status, mx_descent_run(&descent, err));
+    for (size_t row = 0; row < problem->n_rows; row++) {
+        mx_codes_pack(job.plain + row * n, n, problem->quant->format->bits,
+                      codes + row * mx_row_code_bytes(problem->quant, n));
     }
 done:
-    free(job.u);
-    free(job.target);
-    free(job.errors);
-    free(job.trial);
-    free(job.bytes);
+    gptq_free(&job);
     return status;
 }
 
@@ -335,6 +290,7 @@ static void gptq_describe(const mx_method_settings *settings, json_t *object)
     json_object_set_new(object, "damp", json_real(settings->damp));
     json_object_set_new(object, "correction", json_real(settings->correction));
     json_object_set_new(object, "residual", json_real(settings->residual));
+    json_object_set_new(object, "passes", json_integer(settings->passes));
 }
 
 const mx_method mx_method_gptq = {

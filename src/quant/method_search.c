@@ -1,113 +1,96 @@
 /*
- * Exponent search: each block takes, of the scale rule's exponent and its
- * neighbours, the one whose rounded weights have the least error, weighted by the
- * second moments of the inputs:
- *     minimize over e of sum over i of E[x_i^2] * (w^_i(e) - w_i)^2
- * which is the output's error where inputs are uncorrelated.
+ * Exponent search: weights are rounded to nearest, and of the scale rule's exponent
+ * and its neighbours each block takes the one with which the row's output error,
+ *     (w^ - w) E[x x^T] (w^ - w)^T,
+ * is least, block after block (descent.h). The usual form weighs by the diagonal
+ * E[x_i^2] alone, which takes inputs for uncorrelated.
  */
-#include "quant/method.h"
+#include "quant/descent.h"
 
-#include <math.h>
 #include <stdlib.h>
-#include <string.h>
-
-enum { SEARCH_GRAIN = 4 };
 
 typedef struct search_job {
     const mx_method_problem *problem;
-    size_t block, code_bytes, n_scales;
+    size_t n_scales;
+    double *target;  /* [n_rows][n_cols]: the weights */
+    double *hessian; /* [n_cols][n_cols]: damped */
+    uint8_t *plain;  /* [n_rows][n_cols]: codes, one a byte */
     uint8_t *codes, *scales;
-    uint8_t *scratch; /* [threads][n_cols]: codes, one a byte */
 } search_job;
 
-/* Error of the block w [n] at scale byte `scale`, and its codes. */
-static double block_error(const mx_quant *quant, const float *w, const double *moments, size_t n,
-                          uint8_t scale, uint8_t *codes)
+/* Where the descent begins: the rule's exponents. */
+static void round_weights(search_job *job)
 {
-    double error = 0;
-    for (size_t i = 0; i < n; i++) {
-        double value;
-        codes[i] = mx_method_round(quant, w[i], scale, &value);
-        double d = value - (double)w[i];
-        error += moments[i] * (d * d);
-    }
-    return error;
-}
-
-/* The best scale byte of a block. The rule's own is NaN only for weights that no
- * scale reaches, which are refused before. */
-static uint8_t search_block(const mx_method_problem *problem, const float *w, const double *moments,
-                            size_t n, uint8_t *codes)
-{
-    float amax = 0;
-    for (size_t i = 0; i < n; i++) {
-        amax = fmaxf(amax, fabsf(w[i]));
-    }
-    const mx_quant *quant = problem->quant;
-    int rule = mx_scale_encode(quant->format, quant->rule, amax), best = rule;
-    double least = INFINITY;
-    for (int i = 0; i < 2 * problem->settings.search_range + 1; i++) {
-        int scale = rule + mx_method_offset(i);
-        if (scale < 0 || scale >= (int)MX_E8M0_NAN) {
-            continue;
-        }
-        double error = block_error(quant, w, moments, n, (uint8_t)scale, codes);
-        if (error < least) {
-            least = error;
-            best = scale;
-        }
-    }
-    block_error(quant, w, moments, n, (uint8_t)best, codes);
-    return (uint8_t)best;
-}
-
-static void search_range(void *ctx, size_t begin, size_t end, int thread)
-{
-    const search_job *job = ctx;
     const mx_method_problem *problem = job->problem;
-    size_t n = problem->n_cols;
-    uint8_t *codes = job->scratch + (size_t)thread * n;
-    for (size_t row = begin; row < end; row++) {
+    size_t n = problem->n_cols, code_bytes = mx_row_code_bytes(problem->quant, n);
+    for (size_t row = 0; row < problem->n_rows; row++) {
         const float *w = problem->weights + row * n; /* [n] */
-        for (size_t col = 0, b = 0; col < n; col += job->block, b++) {
-            size_t length = n - col < job->block ? n - col : job->block;
-            job->scales[row * job->n_scales + b] =
-                search_block(problem, w + col, problem->moments + col, length, codes + col);
+        uint8_t *codes = job->codes + row * code_bytes;
+        mx_row_encode(problem->quant, w, n, row, codes, job->scales + row * job->n_scales);
+        mx_codes_unpack(codes, n, problem->quant->format->bits, job->plain + row * n);
+        for (size_t i = 0; i < n; i++) {
+            job->target[row * n + i] = w[i];
         }
-        mx_codes_pack(codes, n, problem->quant->format->bits, job->codes + row * job->code_bytes);
     }
+}
+
+static mx_status search_run(search_job *job, mx_error *err)
+{
+    const mx_method_problem *problem = job->problem;
+    size_t n = problem->n_cols, code_bytes = mx_row_code_bytes(problem->quant, n);
+    round_weights(job);
+    mx_method_damped(problem, job->hessian);
+    const mx_descent_config descent = {
+        .problem = problem,
+        .target = job->target,
+        .hessian = job->hessian,
+        .codes = job->plain,
+        .scales = job->scales,
+    };
+    MX_TRY(mx_descent_run(&descent, err));
+    for (size_t row = 0; row < problem->n_rows; row++) {
+        mx_codes_pack(job->plain + row * n, n, problem->quant->format->bits,
+                      job->codes + row * code_bytes);
+    }
+    return MX_OK;
 }
 
 static mx_status search_quantize(const mx_method_problem *problem, uint8_t *codes, uint8_t *scales,
                                  mx_error *err)
 {
     MX_TRY(mx_method_check_rounding(problem->quant, err));
-    size_t threads = problem->team != NULL ? (size_t)mx_team_size(problem->team) : 1;
+    size_t n = problem->n_cols, count = problem->n_rows * n;
     search_job job = {
         .problem = problem,
-        .block = mx_quant_block(problem->quant, problem->n_cols),
-        .code_bytes = mx_row_code_bytes(problem->quant, problem->n_cols),
-        .n_scales = mx_row_scale_count(problem->quant, problem->n_cols),
+        .n_scales = mx_row_scale_count(problem->quant, n),
+        .target = malloc(count * sizeof(double)),
+        .hessian = malloc(n * n * sizeof(double)),
+        .plain = malloc(count),
         .codes = codes,
         .scales = scales,
-        .scratch = malloc(threads * problem->n_cols),
     };
-    if (job.scratch == NULL) {
-        return mx_error_nomem(err, problem->name, threads * problem->n_cols);
+    mx_status status;
+    if (job.target == NULL || job.hessian == NULL || job.plain == NULL) {
+        status = mx_error_nomem(err, problem->name, (count + n * n) * sizeof(double));
+    } else {
+        status = search_run(&job, err);
     }
-    mx_team_for(problem->team, problem->n_rows, SEARCH_GRAIN, search_range, &job);
-    free(job.scratch);
-    return MX_OK;
+    free(job.target);
+    free(job.hessian);
+    free(job.plain);
+    return status;
 }
 
 static void search_describe(const mx_method_settings *settings, json_t *object)
 {
     json_object_set_new(object, "search_range", json_integer(settings->search_range));
+    json_object_set_new(object, "damp", json_real(settings->damp));
+    json_object_set_new(object, "passes", json_integer(settings->passes));
 }
 
 const mx_method mx_method_search = {
     .name = "search",
-    .needs = MX_NEEDS_MOMENTS,
+    .needs = MX_NEEDS_HESSIAN,
     .quantize = search_quantize,
     .describe = search_describe,
 };

@@ -10,6 +10,7 @@ mx_method_settings mx_quantize_method_settings(const mx_quantize_options *option
         .damp = options->damp > 0 ? (double)options->damp : MX_METHOD_DAMP,
         .correction = MX_METHOD_CORRECTION,
         .residual = MX_METHOD_RESIDUAL,
+        .passes = MX_METHOD_PASSES,
     };
 }
 

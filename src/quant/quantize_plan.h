@@ -13,6 +13,7 @@
 #define MX_METHOD_DAMP 0.01
 #define MX_METHOD_CORRECTION 0.0
 #define MX_METHOD_RESIDUAL 0.0
+#define MX_METHOD_PASSES 6 /* of descent; each saves less than the one before */
 
 typedef enum mx_item_action {
     MX_ITEM_COPY,   /* bytes as stored, GGUF's row permutation undone */

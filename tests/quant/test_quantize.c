@@ -531,8 +531,14 @@ static void test_nan_weight(void **state)
     assert_int_equal(fseek(file, (long)at, SEEK_SET), 0);
     assert_int_equal(fwrite("\xC0\x7F", 1, 2, file), 2);
     fclose(file);
-    fixture_fails(fixture_quantize(model, out, (fixture_run){0}, NULL, &err), MX_ERR_FORMAT,
-                  "model.layers.0.self_attn.v_proj.weight: row 3, column 5 is NaN", err);
+    static const char *const methods[] = {"rtn", "search", "gptq"};
+    for (size_t i = 0; i < MX_COUNT(methods); i++) {
+        const mx_quantize_options options = {
+            .method = methods[i], .calib_samples = 2, .calib_length = 8, .overwrite = true};
+        fixture_fails(fixture_quantize(model, out, (fixture_run){.options = options}, NULL, &err),
+                      MX_ERR_FORMAT,
+                      "model.layers.0.self_attn.v_proj.weight: row 3, column 5 is NaN", err);
+    }
     fixture_remove(model);
     free(path);
     assert_int_equal(fixture_count(fixture_dir), 0);
