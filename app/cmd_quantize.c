@@ -10,7 +10,7 @@ typedef struct quantize_args {
     int threads;
     bool resume, overwrite;
     const char *method, *calib;
-    uint32_t calib_samples, calib_length, search_range;
+    uint32_t calib_samples, calib_length, search_range, iterations;
     float damp;
     app_numeric numeric;
 } quantize_args;
@@ -42,6 +42,7 @@ static int quantize(const app_command *command, const char *model, quantize_args
         .seed = seed,
         .damp = args->damp,
         .search_range = args->search_range,
+        .iterations = args->iterations,
     };
     mx_error err = {0};
     char *summary = NULL;
@@ -65,9 +66,10 @@ int app_quantize(int argc, char **argv)
         APP_NUMERIC_ROWS(args.numeric, "mxfp4_e2m1", "mxfp6_e2m3"),
         {"method", 'm', APP_TEXT, &args.method, "NAME",
          "how codes are chosen: rtn (round to nearest), search\n"
-         "(exponents) or gptq (error feedback) (rtn)"},
+         "(exponents), gptq (error feedback) or blockwise (gptq,\n"
+         "then learned layer by layer) (rtn)"},
         {"calib", 0, APP_TEXT, &args.calib, "FILE.txt",
-         "calibration text of search and gptq (sampled from MODEL)"},
+         "calibration text of all but rtn (sampled from MODEL)"},
         {"calib-samples", 0, APP_U32, &args.calib_samples, "N", "windows of it (256)"},
         {"calib-length", 0, APP_U32, &args.calib_length, "N", "tokens of a window (512)"},
         {"search-range", 0, APP_U32, &args.search_range, "N",
@@ -75,6 +77,8 @@ int app_quantize(int argc, char **argv)
         {"damp", 0, APP_REAL, &args.damp, "X",
          "share of the moments' mean added to their\n"
          "diagonal (0.01)"},
+        {"iterations", 0, APP_U32, &args.iterations, "N",
+         "blockwise: steps of training a layer (DEFAULT)"},
         {"seed", 0, APP_TEXT, &args.numeric.seed, "N",
          "seed of --round dither and of calibration (0)"},
         {"resume", 0, APP_FLAG, &args.resume, NULL, "continue an interrupted run"},

@@ -163,6 +163,8 @@ typedef struct mx_quantize_options {
      *           moments tell it
      *   gptq    errors of rounding are made up for by the other weights of the row,
      *           to the same measure
+     *   blockwise  from gptq's codes on, rounding is learned layer by layer: gradient
+     *           steps on the error of the layer's output, on part of the windows
      * What is written is the same layout for all of them.
      */
     const char *method;
@@ -173,6 +175,7 @@ typedef struct mx_quantize_options {
     float damp;             /* added to the second moments' diagonal, as a share of its
                                mean; 0 = the default */
     uint32_t search_range;  /* exponents tried beside the rule's, each way; 0 = 1 */
+    uint32_t iterations;    /* blockwise: steps of training a layer; 0 = the default */
 } mx_quantize_options;
 
 /*

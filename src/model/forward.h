@@ -49,6 +49,14 @@ struct mx_session {
     float *logits;       /* [128][vocab], allocated at first use */
 };
 
+/* Stochastic rounding draws from one stream per (layer, input, position), the inputs
+ * of a layer being 0 q k v, 1 o, 2 gate up, 3 down and the head counting as a layer: the
+ * same numbers whatever else is in the batch. */
+static inline uint64_t mx_forward_stream(uint32_t layer, uint32_t input, uint32_t position)
+{
+    return ((uint64_t)layer * 4 + input + 1) << 32 | position;
+}
+
 /* Makes the rope frequencies; once per session. */
 void mx_forward_init(mx_session *session);
 

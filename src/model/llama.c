@@ -193,18 +193,10 @@ static bool project(step *s, mx_projection first, size_t n, layer_input in, floa
     return true;
 }
 
-/* Stochastic rounding draws from one stream per (layer, input, position): the
- * same numbers whatever else is in the batch. The head counts as a layer. */
-static uint64_t stream_of(uint32_t layer, uint32_t input, const mx_place *place)
-{
-    uint64_t operand = (uint64_t)layer * 4 + input + 1;
-    return operand << 32 | place->position;
-}
-
 static void set_streams(mx_session *session, uint32_t layer, uint32_t input)
 {
     for (size_t t = 0; t < session->n_tokens; t++) {
-        session->streams[t] = stream_of(layer, input, &session->places[t]);
+        session->streams[t] = mx_forward_stream(layer, input, session->places[t].position);
     }
 }
 
@@ -346,7 +338,7 @@ void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows,
     const mx_matrix *head = mx_model_head(session->model);
     mx_operand operand = {0};
     for (size_t i = 0; i < n_rows; i++) {
-        session->streams[i] = stream_of(s.config->layers, 0, &session->places[rows[i]]);
+        session->streams[i] = mx_forward_stream(s.config->layers, 0, session->places[rows[i]].position);
     }
     mx_operand_source source = {session->score_hidden, n_rows, session->streams, gather_range, &s};
     mx_operand_prepare(backend, head, &source, session->operand_scratch, &operand);

@@ -3,9 +3,11 @@
 #include "base/clock.h"
 #include "quant/calibration.h"
 #include "quant/moments.h"
+#include "quant/refine.h"
 #include "quant/spill.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -24,15 +26,25 @@ static const struct {
 /* The steps of a layer that progress counts: its groups and moving on. */
 enum { LAYER_STEPS = GROUPS + 1 };
 
+/* What a layer's projections hold on to until they are refined together. */
+typedef struct held {
+    float *weights[MX_PROJ_COUNT]; /* [rows][cols], unquantized */
+    uint8_t *codes[MX_PROJ_COUNT]; /* codes, then scales; NULL: excluded */
+} held;
+
 typedef struct run {
     mx_layerwise *job;
     mx_model *student; /* quantized layer by layer */
     mx_model *teacher; /* as it was; NULL when the method does not ask for it */
     mx_stream student_stream, teacher_stream;
     mx_windows windows;
+    held held;          /* of the present layer, if it is to be refined */
+    bool refining;      /* it is */
     bool teacher_ahead; /* the teacher's hidden states have left the present layer */
     uint32_t last;      /* the last layer that has something to do */
     uint64_t steps_done, steps;
+    uint32_t layer;  /* being refined */
+    double refined;  /* its share done */
     double start;
 } run;
 
@@ -67,10 +79,28 @@ static bool is_missing(const run *r, uint32_t layer, mx_projection projection)
            !r->job->sink.has(r->job->sink.ctx, layer, projection);
 }
 
-static bool group_is_missing(const run *r, uint32_t layer, int group)
+/* True when a projection of the layer is. */
+static bool layer_is_missing(const run *r, uint32_t layer)
+{
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        if (is_missing(r, layer, (mx_projection)p)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* True when the projection's codes are to be chosen now: in a layer that is refined,
+ * those of an interrupted run's projections are chosen again, since all are needed. */
+static bool is_chosen(const run *r, uint32_t layer, mx_projection projection)
+{
+    return r->refining ? !is_excluded(r, layer, projection) : is_missing(r, layer, projection);
+}
+
+static bool group_is_chosen(const run *r, uint32_t layer, int group)
 {
     for (uint32_t i = 0; i < groups[group].n; i++) {
-        if (is_missing(r, layer, groups[group].members[i])) {
+        if (is_chosen(r, layer, groups[group].members[i])) {
             return true;
         }
     }
@@ -121,14 +151,12 @@ static mx_status decode_weights(const run *r, const mx_matrix *matrix, const cha
 }
 
 static mx_status quantize_projection(run *r, uint32_t layer, mx_projection projection,
-                                     const mx_moments *moments, uint8_t *codes, uint8_t *scales,
-                                     mx_error *err)
+                                     const float *weights, const mx_moments *moments,
+                                     uint8_t *codes, uint8_t *scales, mx_error *err)
 {
     char name[96];
-    float *weights = NULL;
     const mx_matrix *matrix = &r->student->layers[layer].projections[projection];
     mx_projection_name(layer, projection, name);
-    MX_TRY(decode_weights(r, matrix, name, &weights, err));
     const mx_method_problem problem = {
         .quant = &r->job->specs->weights,
         .n_rows = matrix->n_rows,
@@ -142,9 +170,33 @@ static mx_status quantize_projection(run *r, uint32_t layer, mx_projection proje
         .team = r->student->backend.team,
         .name = name,
     };
-    mx_status status = r->job->method->quantize(&problem, codes, scales, err);
+    return r->job->method->quantize(&problem, codes, scales, err);
+}
+
+/* Chooses the codes and stores them, or holds on to them for a layer to be refined. */
+static mx_status choose_projection(run *r, uint32_t layer, mx_projection projection,
+                                   const mx_moments *moments, uint8_t *codes, size_t code_bytes,
+                                   size_t scale_bytes, mx_error *err)
+{
+    char name[96];
+    float *weights = NULL;
+    const mx_matrix *matrix = &r->student->layers[layer].projections[projection];
+    mx_projection_name(layer, projection, name);
+    MX_TRY(decode_weights(r, matrix, name, &weights, err));
+    mx_status status = quantize_projection(r, layer, projection, weights, moments, codes,
+                                           codes + code_bytes, err);
+    if (status == MX_OK && r->refining) {
+        r->held.weights[projection] = weights;
+        r->held.codes[projection] = malloc(code_bytes + scale_bytes);
+        if (r->held.codes[projection] == NULL) {
+            return mx_error_nomem(err, name, code_bytes + scale_bytes);
+        }
+        memcpy(r->held.codes[projection], codes, code_bytes + scale_bytes);
+        return MX_OK;
+    }
     free(weights);
-    return status;
+    MX_TRY(status);
+    return r->job->sink.store(r->job->sink.ctx, layer, projection, codes, codes + code_bytes, err);
 }
 
 /* Quantizes a projection, or reads it back, and puts it into the student. */
@@ -164,13 +216,11 @@ static mx_status settle_projection(run *r, uint32_t layer, mx_projection project
         return mx_error_nomem(err, "codes", code_bytes + scale_bytes);
     }
     mx_status status;
-    if (sink->has(sink->ctx, layer, projection)) {
-        status = sink->load(sink->ctx, layer, projection, codes, err);
+    if (is_chosen(r, layer, projection)) {
+        status = choose_projection(r, layer, projection, moments, codes, code_bytes, scale_bytes,
+                                   err);
     } else {
-        status = quantize_projection(r, layer, projection, moments, codes, codes + code_bytes, err);
-        if (status == MX_OK) {
-            status = sink->store(sink->ctx, layer, projection, codes, codes + code_bytes, err);
-        }
+        status = sink->load(sink->ctx, layer, projection, codes, err);
     }
     if (status != MX_OK) {
         free(codes);
@@ -217,7 +267,7 @@ static mx_status settle_group(run *r, uint32_t layer, int group, mx_error *err)
 {
     mx_moments moments = {0};
     mx_status status = MX_OK;
-    if (group_is_missing(r, layer, group)) {
+    if (group_is_chosen(r, layer, group)) {
         MX_TRY_GOTO(status, gather_moments(r, layer, group, &moments, err));
     }
     for (uint32_t i = 0; i < groups[group].n; i++) {
@@ -226,6 +276,96 @@ static mx_status settle_group(run *r, uint32_t layer, int group, mx_error *err)
 done:
     mx_moments_clear(&moments);
     return status;
+}
+
+static mx_status refine_progress(void *ctx, double share, mx_error *err)
+{
+    run *r = ctx;
+    r->refined = share;
+    return report_progress(r, r->layer, err);
+}
+
+/* Holds what a projection of the layer that stays as it is multiplies with. */
+static mx_status hold_excluded(run *r, uint32_t layer, mx_error *err)
+{
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        char name[96];
+        mx_projection_name(layer, (mx_projection)p, name);
+        if (r->held.weights[p] == NULL) {
+            MX_TRY(decode_weights(r, &r->student->layers[layer].projections[p], name,
+                                  &r->held.weights[p], err));
+        }
+    }
+    return MX_OK;
+}
+
+static void release_held(run *r)
+{
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        free(r->held.weights[p]);
+        free(r->held.codes[p]);
+    }
+    r->held = (held){0};
+}
+
+/* Stores what an interrupted run has not, and puts the codes into the student, which
+ * takes them over. */
+static mx_status settle_refined(run *r, uint32_t layer, mx_projection projection, mx_error *err)
+{
+    const mx_layer_sink *sink = &r->job->sink;
+    const mx_quant *quant = &r->job->specs->weights;
+    const mx_matrix *matrix = &r->student->layers[layer].projections[projection];
+    size_t code_bytes = matrix->n_rows * mx_row_code_bytes(quant, matrix->n_cols);
+    uint8_t *codes = r->held.codes[projection];
+    if (codes == NULL) {
+        return MX_OK;
+    }
+    if (!sink->has(sink->ctx, layer, projection)) {
+        MX_TRY(sink->store(sink->ctx, layer, projection, codes, codes + code_bytes, err));
+    }
+    r->held.codes[projection] = NULL;
+    return mx_model_set_projection(r->student, layer, projection, quant, codes, code_bytes, err);
+}
+
+/* Improves the layer's codes together; the streams stand at its input. */
+static mx_status refine_layer(run *r, uint32_t layer, mx_error *err)
+{
+    char name[32];
+    snprintf(name, sizeof name, "layer %u", layer);
+    if (r->teacher != NULL && !r->teacher_ahead) {
+        MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
+        r->teacher_ahead = true;
+    }
+    MX_TRY(hold_excluded(r, layer, err));
+    mx_refine_problem problem = {
+        .model = r->student,
+        .layer = layer,
+        .quant = &r->job->specs->weights,
+        .x = r->student_stream.hidden.data,
+        .taught = r->teacher != NULL ? r->teacher_stream.hidden.data : NULL,
+        .windows = r->windows.n,
+        .length = r->windows.length,
+        .seed = r->job->seed,
+        .settings = r->job->settings,
+        .name = name,
+        .progress = refine_progress,
+        .progress_ctx = r,
+    };
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        const mx_matrix *matrix = &r->student->layers[layer].projections[p];
+        problem.weights[p] = r->held.weights[p];
+        if (r->held.codes[p] != NULL) {
+            problem.codes[p] = r->held.codes[p];
+            problem.scales[p] = r->held.codes[p] +
+                                matrix->n_rows * mx_row_code_bytes(problem.quant, matrix->n_cols);
+        }
+    }
+    r->layer = layer;
+    MX_TRY(r->job->method->refine(&problem, err));
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        MX_TRY(settle_refined(r, layer, (mx_projection)p, err));
+    }
+    return MX_OK;
 }
 
 /* A layer that lies behind is not needed any more. */
@@ -238,10 +378,16 @@ static void release_layer(mx_model *model, uint32_t layer)
 
 static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
 {
+    r->refining = r->job->method->refine != NULL && layer_is_missing(r, layer);
     for (int group = 0; group < GROUPS; group++) {
         MX_TRY(report_progress(r, layer, err));
         MX_TRY(settle_group(r, layer, group, err));
         r->steps_done++;
+    }
+    if (r->refining) {
+        mx_status status = refine_layer(r, layer, err);
+        release_held(r);
+        MX_TRY(status);
     }
     if (layer < r->last) {
         MX_TRY(mx_stream_advance(&r->student_stream, layer, err));
@@ -262,11 +408,9 @@ static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
 static bool find_last(run *r)
 {
     for (uint32_t layer = r->student->config.layers; layer-- > 0;) {
-        for (int p = 0; p < MX_PROJ_COUNT; p++) {
-            if (is_missing(r, layer, (mx_projection)p)) {
-                r->last = layer;
-                return true;
-            }
+        if (layer_is_missing(r, layer)) {
+            r->last = layer;
+            return true;
         }
     }
     return false;
@@ -300,7 +444,8 @@ static mx_status open_streams(run *r, mx_error *err)
         .windows = &r->windows, .spill_dir = job->spill_dir, .spill_limit = job->spill_limit};
     MX_TRY(mx_stream_open(r->student, &config, &r->student_stream, err));
     bool taught = job->method->needs == MX_NEEDS_HESSIAN &&
-                  (job->settings.correction != 0 || job->settings.residual != 0);
+                  (job->settings.correction != 0 || job->settings.residual != 0 ||
+                   (job->method->refine != NULL && job->settings.taught != 0));
     if (!taught) {
         return MX_OK;
     }
@@ -334,6 +479,7 @@ mx_status mx_layerwise_run(mx_layerwise *job, mx_error *err)
         MX_TRY_GOTO(status, settle_layer(&r, layer, err));
     }
 done:
+    release_held(&r);
     mx_stream_close(&r.student_stream);
     mx_stream_close(&r.teacher_stream);
     mx_windows_clear(&r.windows);

@@ -6,7 +6,7 @@
 #include <stdatomic.h>
 
 /* Columns and rows of a tile of results. */
-enum { TILE = 192, SOLVE_ROWS = 64 };
+enum { TILE = 192, SOLVE_ROWS = 64, SGEMM_TILE = 256 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -138,4 +138,38 @@ bool mx_linalg_solve_rows(mx_team *team, const double *u, size_t n, double *x, s
     atomic_init(&job.failed, false);
     mx_team_for(team, (rows + SOLVE_ROWS - 1) / SOLVE_ROWS, 1, solve_range, &job);
     return !atomic_load(&job.failed);
+}
+
+void mx_linalg_sgemm(const mx_sgemm *p)
+{
+    begin();
+    cblas_sgemm(CblasRowMajor, p->transpose_a ? CblasTrans : CblasNoTrans,
+                p->transpose_b ? CblasTrans : CblasNoTrans, (blasint)p->m, (blasint)p->n,
+                (blasint)p->k, p->alpha, p->a, (blasint)p->lda, p->b, (blasint)p->ldb, p->beta,
+                p->c, (blasint)p->ldc);
+}
+
+static void sgemm_range(void *ctx, size_t first, size_t last, int thread)
+{
+    (void)thread;
+    const mx_sgemm *whole = ctx;
+    size_t across = (whole->n + SGEMM_TILE - 1) / SGEMM_TILE;
+    for (size_t tile = first; tile < last; tile++) {
+        size_t row = tile / across * SGEMM_TILE, col = tile % across * SGEMM_TILE;
+        mx_sgemm part = *whole;
+        part.m = min_size(whole->m - row, SGEMM_TILE);
+        part.n = min_size(whole->n - col, SGEMM_TILE);
+        part.a += whole->transpose_a ? row : row * whole->lda;
+        part.b += whole->transpose_b ? col * whole->ldb : col;
+        part.c += row * whole->ldc + col;
+        mx_linalg_sgemm(&part);
+    }
+}
+
+void mx_linalg_sgemm_team(mx_team *team, const mx_sgemm *product)
+{
+    mx_sgemm whole = *product;
+    size_t down = (whole.m + SGEMM_TILE - 1) / SGEMM_TILE;
+    size_t across = (whole.n + SGEMM_TILE - 1) / SGEMM_TILE;
+    mx_team_for(team, down * across, 1, sgemm_range, &whole);
 }

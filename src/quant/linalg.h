@@ -1,5 +1,6 @@
 /*
- * Dense double-precision algebra of calibration, over OpenBLAS and LAPACKE.
+ * Dense algebra of calibration, over OpenBLAS and LAPACKE: double precision where
+ * equations are solved, single where weights are learned.
  *
  * Every BLAS call is single-threaded and works on a tile whose size is fixed, so
  * that bits do not depend on the number of threads; a team spreads the tiles.
@@ -32,5 +33,26 @@ bool mx_linalg_cholesky(double *a, size_t n);
 bool mx_linalg_invert(double *u, size_t n);
 /* x [rows][n] = x * (U^T U)^-1, row by row. */
 bool mx_linalg_solve_rows(mx_team *team, const double *u, size_t n, double *x, size_t rows);
+
+/* One product of fp32 matrices: c [m][n] = alpha op(a) op(b) + beta c, where op
+ * transposes on request: a is [m][k] or, transposed, [k][m]; b is [k][n] or [n][k].
+ * Rows lie lda, ldb, ldc floats apart. */
+typedef struct mx_sgemm {
+    bool transpose_a, transpose_b;
+    size_t m, n, k;
+    float alpha;
+    const float *a;
+    size_t lda;
+    const float *b;
+    size_t ldb;
+    float beta;
+    float *c;
+    size_t ldc;
+} mx_sgemm;
+
+/* In the calling thread: for teams that split something else. */
+void mx_linalg_sgemm(const mx_sgemm *product);
+/* Over a team, tile by tile of c; k is never split. */
+void mx_linalg_sgemm_team(mx_team *team, const mx_sgemm *product);
 
 #endif

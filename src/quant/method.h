@@ -17,6 +17,8 @@ typedef struct mx_method_settings {
     double correction; /* share of the earlier layers' error that the target undoes */
     double residual;   /* the same for the residual stream, at o and down */
     int passes;        /* of descent.h over the codes chosen first */
+    uint32_t iterations; /* of training a layer */
+    double taught;       /* share of the earlier layers' error that training undoes */
 } mx_method_settings;
 
 /* What calibration must supply. */
@@ -50,13 +52,20 @@ typedef struct mx_method_problem {
 typedef mx_status (*mx_method_fn)(const mx_method_problem *problem, uint8_t *codes, uint8_t *scales,
                                   mx_error *err);
 
+/* Improves the codes of a layer (refine.h) in place. The same bits for any team. */
+typedef struct mx_refine_problem mx_refine_problem;
+typedef mx_status (*mx_refine_fn)(const mx_refine_problem *problem, mx_error *err);
+
 typedef struct mx_method {
     const char *name;
     mx_method_needs needs;
     mx_method_fn quantize; /* NULL: round to nearest, which needs no problem (rtn.c) */
+    mx_refine_fn refine;   /* after all of a layer were quantized; may be NULL */
     /* Adds the settings that matter to the record in the checkpoint; may be NULL. */
     void (*describe)(const mx_method_settings *settings, json_t *object);
 } mx_method;
+
+extern const mx_method mx_method_gptq; /* whose codes others start from */
 
 /* By name; an unknown one is MX_ERR_ARGUMENT and the message lists them all. */
 mx_status mx_method_find(const char *name, const mx_method **out, mx_error *err);

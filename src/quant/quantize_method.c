@@ -11,6 +11,8 @@ mx_method_settings mx_quantize_method_settings(const mx_quantize_options *option
         .correction = MX_METHOD_CORRECTION,
         .residual = MX_METHOD_RESIDUAL,
         .passes = MX_METHOD_PASSES,
+        .iterations = options->iterations > 0 ? options->iterations : MX_METHOD_ITERATIONS,
+        .taught = MX_METHOD_TAUGHT,
     };
 }
 

@@ -14,6 +14,8 @@
 #define MX_METHOD_CORRECTION 0.0
 #define MX_METHOD_RESIDUAL 0.0
 #define MX_METHOD_PASSES 6 /* of descent; each saves less than the one before */
+#define MX_METHOD_ITERATIONS 100u
+#define MX_METHOD_TAUGHT 0.5
 
 typedef enum mx_item_action {
     MX_ITEM_COPY,   /* bytes as stored, GGUF's row permutation undone */

@@ -37,6 +37,7 @@ static fixture_run make_run(const char *method, const char *calib, int threads)
                                      .calib_path = calib,
                                      .calib_samples = 6,
                                      .calib_length = 16,
+                                     .iterations = 4,
                                      .seed = 7,
                                      .threads = threads}};
 }
@@ -65,6 +66,7 @@ static void test_threads(void **state)
     check_threads("search", calib_text());
     check_threads("gptq", calib_text());
     check_threads("gptq", NULL);
+    check_threads("blockwise", calib_text());
 }
 
 /* The methods differ from rtn and from each other, and record their settings. */
@@ -112,28 +114,61 @@ static bool stop_watch(void *ctx, const mx_progress *progress)
     return false;
 }
 
-static mx_status run_stopped(const char *out, stop *s, bool resume, mx_error *err)
+static mx_status run_stopped(const char *method, const char *out, stop *s, bool resume,
+                             mx_error *err)
 {
-    fixture_run run = make_run("gptq", fixture_path("calib.txt"), 1);
+    fixture_run run = make_run(method, fixture_path("calib.txt"), 1);
     run.options.resume = resume;
     run.watch = (mx_watch){stop_watch, s};
     return fixture_quantize(model, out, run, NULL, err);
 }
 
-static void test_resume(void **state)
+static void check_resume(const char *method)
 {
-    (void)state;
     mx_error err = {0};
     stop never = {.at = -1};
     const char *whole = fixture_path("whole"), *out = fixture_path("out");
     calib_text();
-    fixture_ok(run_stopped(whole, &never, false, &err), err);
+    fixture_ok(run_stopped(method, whole, &never, false, &err), err);
     assert_true(never.calls > 20);
     for (int at = 1; at < never.calls; at += 3) {
         stop s = {.at = at};
-        assert_int_equal(run_stopped(out, &s, true, &err), MX_ERR_CANCELLED);
+        assert_int_equal(run_stopped(method, out, &s, true, &err), MX_ERR_CANCELLED);
         stop go = {.at = -1};
-        fixture_ok(run_stopped(out, &go, true, &err), err);
+        fixture_ok(run_stopped(method, out, &go, true, &err), err);
+        fixture_same_folders(whole, out);
+        fixture_remove(out);
+    }
+    fixture_remove(whole);
+}
+
+static void test_resume(void **state)
+{
+    (void)state;
+    check_resume("gptq");
+    check_resume("blockwise");
+}
+
+static void check_killed(const char *method)
+{
+    mx_error err = {0};
+    stop never = {.at = -1};
+    const char *whole = fixture_path("whole"), *out = fixture_path("out");
+    calib_text();
+    fixture_ok(run_stopped(method, whole, &never, false, &err), err);
+    for (int at = never.calls / 2; at < never.calls; at += never.calls / 4) {
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            stop s = {.at = at, .die = true};
+            run_stopped(method, out, &s, false, NULL);
+            _exit(1);
+        }
+        int how = 0;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
+        stop go = {.at = -1};
+        fixture_ok(run_stopped(method, out, &go, true, &err), err);
         fixture_same_folders(whole, out);
         fixture_remove(out);
     }
@@ -143,28 +178,8 @@ static void test_resume(void **state)
 static void test_killed(void **state)
 {
     (void)state;
-    mx_error err = {0};
-    stop never = {.at = -1};
-    const char *whole = fixture_path("whole"), *out = fixture_path("out");
-    calib_text();
-    fixture_ok(run_stopped(whole, &never, false, &err), err);
-    for (int at = never.calls / 2; at < never.calls; at += never.calls / 4) {
-        pid_t child = fork();
-        assert_true(child >= 0);
-        if (child == 0) {
-            stop s = {.at = at, .die = true};
-            run_stopped(out, &s, false, NULL);
-            _exit(1);
-        }
-        int how = 0;
-        assert_int_equal(waitpid(child, &how, 0), child);
-        assert_true(WIFSIGNALED(how) && WTERMSIG(how) == SIGKILL);
-        stop go = {.at = -1};
-        fixture_ok(run_stopped(out, &go, true, &err), err);
-        fixture_same_folders(whole, out);
-        fixture_remove(out);
-    }
-    fixture_remove(whole);
+    check_killed("gptq");
+    check_killed("blockwise");
 }
 
 /* ---- texts ------------------------------------------------------------------------ */
@@ -199,18 +214,24 @@ static void test_texts(void **state)
 }
 
 /* One window, fewer than asked for, is enough for a sound result. */
-static void test_one_window(void **state)
+static void check_one_window(const char *method)
 {
-    (void)state;
     mx_error err = {0};
     const char *path = fixture_path("short.txt"), *out = fixture_path("short");
     char *summary;
     write_text(path, "the cat sat on", 3);
-    fixture_run run = make_run("gptq", path, 1);
+    fixture_run run = make_run(method, path, 1);
     fixture_ok(fixture_quantize(model, out, run, &summary, &err), err);
     free(summary);
     mx_checkpoint_close(fixture_open(out));
     fixture_remove(out);
+}
+
+static void test_one_window(void **state)
+{
+    (void)state;
+    check_one_window("gptq");
+    check_one_window("blockwise");
 }
 
 /* Windows do not overlap, and a seed has its own. */
