@@ -78,7 +78,7 @@ int app_quantize(int argc, char **argv)
          "share of the moments' mean added to their\n"
          "diagonal (0.01)"},
         {"iterations", 0, APP_U32, &args.iterations, "N",
-         "blockwise: steps of training a layer (DEFAULT)"},
+         "blockwise: steps of training a layer (100)"},
         {"seed", 0, APP_TEXT, &args.numeric.seed, "N",
          "seed of --round dither and of calibration (0)"},
         {"resume", 0, APP_FLAG, &args.resume, NULL, "continue an interrupted run"},

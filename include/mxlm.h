@@ -175,7 +175,7 @@ typedef struct mx_quantize_options {
     float damp;             /* added to the second moments' diagonal, as a share of its
                                mean; 0 = the default */
     uint32_t search_range;  /* exponents tried beside the rule's, each way; 0 = 1 */
-    uint32_t iterations;    /* blockwise: steps of training a layer; 0 = the default */
+    uint32_t iterations;    /* blockwise: steps of training a layer; 0 = 100 */
 } mx_quantize_options;
 
 /*

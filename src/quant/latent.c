@@ -6,13 +6,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { ROW_GRAIN = 8, GRID_SIZE = 256 };
+enum { ROW_GRAIN = 8, GRID_SIZE = 256, START_SEED = 7 };
 
 /* Adam's decays: of the mean shorter than usual runs are long, and of the squares
  * too, since a layer has some hundred steps. */
 static const float mean_decay = 0.9F, square_decay = 0.95F;
-/* Where in its cell a number starts that the original lies outside of, as a share of
- * the way from the value to the edge. */
+/* A number starts within this share of its cell, so that rounding it again is no
+ * matter of ties. */
 static const double cell_share = 0.98;
 
 typedef struct latent_job {
@@ -58,8 +58,8 @@ static void make_grid(const mx_format *format, latent_job *job)
     }
 }
 
-/* u, or where it lies outside of the cell of the grid's value v a number on its side
- * of the cell: `share` of the way from v to the edge. */
+/* u, or where it lies outside of the cell of the grid's value v: a number on its side
+ * of the cell, `share` of the way from v to the edge. */
 static double into_cell(const latent_job *job, double u, float v, double share)
 {
     const float *found =
@@ -86,7 +86,7 @@ static void start_range(void *ctx, size_t begin, size_t end, int thread)
             size_t i = row * latent->n_cols + col;
             double scale = (double)block_scale(latent, row, col);
             float value = format->decode(format, codes[col]) + 0.0F;
-            double share = mx_philox_u32(7, row, col) * 0x1p-32;
+            double share = mx_philox_u32(START_SEED, row, col) * 0x1p-32;
             latent->weights[i] =
                 (float)(into_cell(job, (double)job->original[i] / scale, value, share) * scale);
         }

@@ -13,17 +13,19 @@ typedef struct mx_latent {
     const mx_quant *quant; /* borrowed */
     size_t n_rows, n_cols, block, n_scales;
     mx_codec codec;
-    const uint8_t *scales;    /* [n_rows][n_scales], borrowed; none is NaN */
-    float *arena;             /* the five below, each [n_rows][n_cols] */
-    float *weights;           /* the real numbers */
-    float *values;            /* the same rounded: what the codes stand for */
-    float *gradient;          /* of the values, from the caller */
+    const uint8_t *scales;     /* [n_rows][n_scales], borrowed; none is NaN */
+    float *arena;              /* the five below, each [n_rows][n_cols] */
+    float *weights;            /* the real numbers */
+    float *values;             /* the same rounded: what the codes stand for */
+    float *gradient;           /* of the values, from the caller */
     float *mean, *mean_square; /* of gradients, decaying */
 } mx_latent;
 
 /*
- * The numbers nearest to `original` [n_rows][n_cols] that round to `codes` (packed
- * rows): where the two disagree, the edge of the code's cell, a little inside.
+ * Numbers that round to `codes` (packed rows): `original` [n_rows][n_cols] where it
+ * does; elsewhere, where the method behind the codes had its reasons, a random place
+ * on the original's side of the code's cell. Not the nearest such place: weights at
+ * their cells' edges would all turn over at the first steps.
  */
 mx_status mx_latent_init(mx_latent *latent, const mx_quant *quant, size_t n_rows, size_t n_cols,
                          const float *original, const uint8_t *codes, const uint8_t *scales,

@@ -196,8 +196,7 @@ void mx_layer_attention_forward(mx_layer_pass *pass)
 
 void mx_layer_attention_backward(mx_layer_pass *pass)
 {
-    size_t bytes =
-        pass->n_tokens * pass->config->kv_heads * pass->config->head_dim * sizeof(float);
+    size_t bytes = pass->n_tokens * pass->config->kv_heads * pass->config->head_dim * sizeof(float);
     memset(pass->d_k, 0, bytes);
     memset(pass->d_v, 0, bytes);
     run_sweep(pass, tile_backward);

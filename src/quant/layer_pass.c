@@ -461,8 +461,7 @@ static void attention_backward(mx_layer_pass *pass, const mx_layer_params *param
     if (out->x != NULL) {
         memcpy(out->x, pass->d_middle, pass->n_tokens * pass->config->hidden * sizeof(float));
     }
-    norm_backward(pass, x, params->norms[MX_NORM_ATTENTION], out->x,
-                  out->norms[MX_NORM_ATTENTION]);
+    norm_backward(pass, x, params->norms[MX_NORM_ATTENTION], out->x, out->norms[MX_NORM_ATTENTION]);
 }
 
 void mx_layer_pass_backward(mx_layer_pass *pass, const mx_layer_params *params, const float *x,

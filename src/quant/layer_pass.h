@@ -17,11 +17,11 @@ enum { MX_NORM_ATTENTION, MX_NORM_MLP, MX_NORM_COUNT };
 
 /* What a layer computes with; everything is borrowed. */
 typedef struct mx_layer_params {
-    uint32_t index;                        /* of the layer: a key of stochastic rounding */
-    const float *weights[MX_PROJ_COUNT];   /* [out][in] of model/model.h */
-    const float *biases[MX_PROJ_COUNT];    /* [out], or NULL */
-    mx_quant activations[MX_PROJ_COUNT];   /* of each projection's input */
-    const float *norms[MX_NORM_COUNT];     /* [hidden] */
+    uint32_t index;                      /* of the layer: a key of stochastic rounding */
+    const float *weights[MX_PROJ_COUNT]; /* [out][in] of model/model.h */
+    const float *biases[MX_PROJ_COUNT];  /* [out], or NULL */
+    mx_quant activations[MX_PROJ_COUNT]; /* of each projection's input */
+    const float *norms[MX_NORM_COUNT];   /* [hidden] */
 } mx_layer_params;
 
 /* Derivatives of a loss; each may be NULL: not wanted. Overwritten, not added to. */
@@ -36,27 +36,27 @@ typedef struct mx_layer_gradients {
 typedef struct mx_layer_pass {
     const mx_llama_config *config; /* borrowed, as the backend */
     const mx_backend *backend;
-    uint32_t length;      /* tokens of a window */
-    size_t n_tokens;      /* T of the last forward pass */
-    float *arena;         /* everything below */
-    float *cos, *sin;     /* [length][head_dim / 2] */
-    float *sin_back;      /* -sin: the rotation back */
+    uint32_t length;              /* tokens of a window */
+    size_t n_tokens;              /* T of the last forward pass */
+    float *arena;                 /* everything below */
+    float *cos, *sin;             /* [length][head_dim / 2] */
+    float *sin_back;              /* -sin: the rotation back */
     float *normed[MX_NORM_COUNT]; /* [T][hidden] */
-    float *q, *k, *v;     /* [T][heads * head_dim], [T][kv_heads * head_dim]; rotated */
-    float *log_sums;      /* [T][heads]: softmax's log of the sum of exponentials */
-    float *row_scales;    /* [T]: 1 / rms of a norm's input */
-    float *mixed;         /* [T][heads * head_dim]: attention's output */
-    float *middle;        /* [T][hidden]: after attention */
-    float *gate, *up;     /* [T][intermediate] */
-    float *gated;         /* [T][intermediate]: silu(gate) * up */
-    float *cast[4];       /* the four inputs of projections, quantized */
-    float *d_wide[2];     /* [T][intermediate]: derivatives */
-    float *d_gated;       /* [T][intermediate] */
-    float *d_mixed;       /* [T][heads * head_dim] */
-    float *d_q, *d_k, *d_v; /* as q, k, v */
-    float *d_normed;      /* [T][hidden] */
-    float *d_middle;      /* [T][hidden] */
-    float *scores;        /* [threads][2][MX_SCORE_ROWS][length] */
+    float *q, *k, *v;             /* [T][heads * head_dim], [T][kv_heads * head_dim]; rotated */
+    float *log_sums;              /* [T][heads]: softmax's log of the sum of exponentials */
+    float *row_scales;            /* [T]: 1 / rms of a norm's input */
+    float *mixed;                 /* [T][heads * head_dim]: attention's output */
+    float *middle;                /* [T][hidden]: after attention */
+    float *gate, *up;             /* [T][intermediate] */
+    float *gated;                 /* [T][intermediate]: silu(gate) * up */
+    float *cast[4];               /* the four inputs of projections, quantized */
+    float *d_wide[2];             /* [T][intermediate]: derivatives */
+    float *d_gated;               /* [T][intermediate] */
+    float *d_mixed;               /* [T][heads * head_dim] */
+    float *d_q, *d_k, *d_v;       /* as q, k, v */
+    float *d_normed;              /* [T][hidden] */
+    float *d_middle;              /* [T][hidden] */
+    float *scores;                /* [threads][2][MX_SCORE_ROWS][length] */
 } mx_layer_pass;
 
 /* Rows of queries whose scores are held together. */

@@ -23,8 +23,9 @@ static const struct {
     {1, {MX_PROJ_DOWN}},
 };
 
-/* The steps of a layer that progress counts: its groups and moving on. */
-enum { LAYER_STEPS = GROUPS + 1 };
+/* The steps of a layer that progress counts: its groups, moving on, and refining,
+ * which takes about as long as the groups. */
+enum { LAYER_STEPS = GROUPS + 1, REFINE_STEPS = GROUPS };
 
 /* What a layer's projections hold on to until they are refined together. */
 typedef struct held {
@@ -43,8 +44,7 @@ typedef struct run {
     bool teacher_ahead; /* the teacher's hidden states have left the present layer */
     uint32_t last;      /* the last layer that has something to do */
     uint64_t steps_done, steps;
-    uint32_t layer;  /* being refined */
-    double refined;  /* its share done */
+    uint32_t layer; /* being refined */
     double start;
 } run;
 
@@ -183,8 +183,8 @@ static mx_status choose_projection(run *r, uint32_t layer, mx_projection project
     const mx_matrix *matrix = &r->student->layers[layer].projections[projection];
     mx_projection_name(layer, projection, name);
     MX_TRY(decode_weights(r, matrix, name, &weights, err));
-    mx_status status = quantize_projection(r, layer, projection, weights, moments, codes,
-                                           codes + code_bytes, err);
+    mx_status status =
+        quantize_projection(r, layer, projection, weights, moments, codes, codes + code_bytes, err);
     if (status == MX_OK && r->refining) {
         r->held.weights[projection] = weights;
         r->held.codes[projection] = malloc(code_bytes + scale_bytes);
@@ -217,8 +217,8 @@ static mx_status settle_projection(run *r, uint32_t layer, mx_projection project
     }
     mx_status status;
     if (is_chosen(r, layer, projection)) {
-        status = choose_projection(r, layer, projection, moments, codes, code_bytes, scale_bytes,
-                                   err);
+        status =
+            choose_projection(r, layer, projection, moments, codes, code_bytes, scale_bytes, err);
     } else {
         status = sink->load(sink->ctx, layer, projection, codes, err);
     }
@@ -281,11 +281,14 @@ done:
 static mx_status refine_progress(void *ctx, double share, mx_error *err)
 {
     run *r = ctx;
-    r->refined = share;
-    return report_progress(r, r->layer, err);
+    uint64_t before = r->steps_done;
+    r->steps_done += (uint64_t)(share * REFINE_STEPS);
+    mx_status status = report_progress(r, r->layer, err);
+    r->steps_done = before;
+    return status;
 }
 
-/* Holds what a projection of the layer that stays as it is multiplies with. */
+/* Holds the weights of the layer's projections that stay as they are, too. */
 static mx_status hold_excluded(run *r, uint32_t layer, mx_error *err)
 {
     for (int p = 0; p < MX_PROJ_COUNT; p++) {
@@ -389,6 +392,7 @@ static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
         release_held(r);
         MX_TRY(status);
     }
+    r->steps_done += r->job->method->refine != NULL ? REFINE_STEPS : 0;
     if (layer < r->last) {
         MX_TRY(mx_stream_advance(&r->student_stream, layer, err));
         if (r->teacher != NULL && !r->teacher_ahead) {
@@ -473,7 +477,8 @@ mx_status mx_layerwise_run(mx_layerwise *job, mx_error *err)
         goto done;
     }
     MX_TRY_GOTO(status, open_streams(&r, err));
-    r.steps = (uint64_t)(r.last + 1) * LAYER_STEPS;
+    uint64_t layer_steps = LAYER_STEPS + (job->method->refine != NULL ? REFINE_STEPS : 0);
+    r.steps = (r.last + 1) * layer_steps;
     r.start = mx_clock_seconds();
     for (uint32_t layer = 0; layer <= r.last; layer++) {
         MX_TRY_GOTO(status, settle_layer(&r, layer, err));

@@ -12,13 +12,13 @@
 
 /* What a method can be told. */
 typedef struct mx_method_settings {
-    int search_range;  /* exponents tried: the rule's and up to this many beside it */
-    double damp;       /* of the Hessian's diagonal, as a share of its mean */
-    double correction; /* share of the earlier layers' error that the target undoes */
-    double residual;   /* the same for the residual stream, at o and down */
-    int passes;        /* of descent.h over the codes chosen first */
+    int search_range;    /* exponents tried: the rule's and up to this many beside it */
+    double damp;         /* of the Hessian's diagonal, as a share of its mean */
+    double correction;   /* share of the earlier layers' error that the target undoes */
+    double residual;     /* the same for the residual stream, at o and down */
+    int passes;          /* of descent.h over the codes chosen first */
     uint32_t iterations; /* of training a layer */
-    double taught;       /* share of the earlier layers' error that training undoes */
+    double taught;       /* share of the earlier layers' error that training is to undo */
 } mx_method_settings;
 
 /* What calibration must supply. */

@@ -36,12 +36,12 @@ typedef struct learner {
     mx_layer_pass pass;
     mx_layer_params params;
     mx_latent latents[MX_PROJ_COUNT];
-    float *target;                /* [windows][length][hidden] */
+    float *target;                 /* [windows][length][hidden] */
     uint32_t batch, held, trained; /* windows: of a step, held out, trained on */
     uint32_t *order;               /* [trained] */
     float *x, *y, *d_y, *aim;      /* [batch][length][hidden] */
     double *losses;                /* [batch * length] */
-    double least; /* held-out loss of the codes kept */
+    double least;                  /* held-out loss of the codes kept */
 } learner;
 
 static size_t window_floats(const learner *l)
@@ -266,8 +266,8 @@ static mx_status learner_init(learner *l, mx_error *err)
         return mx_error_nomem(err, problem->name, 4 * n * sizeof *l->x);
     }
     set_params(l);
-    MX_TRY(mx_layer_pass_init(&l->pass, &problem->model->config, backend, l->batch,
-                              problem->length, err));
+    MX_TRY(mx_layer_pass_init(&l->pass, &problem->model->config, backend, l->batch, problem->length,
+                              err));
     MX_TRY(make_target(l, err));
     return start_latents(l, err);
 }

@@ -13,11 +13,12 @@ struct mx_refine_problem {
     uint32_t layer;
     const mx_quant *quant;               /* of weights: a scaled format */
     const float *weights[MX_PROJ_COUNT]; /* [rows][cols], unquantized */
-    /* Packed codes [rows][mx_row_code_bytes] and scales [rows][mx_row_scale_count],
-     * read and rewritten; NULL: the projection stays unquantized. */
-    uint8_t *codes[MX_PROJ_COUNT], *scales[MX_PROJ_COUNT];
+    /* Packed codes [rows][mx_row_code_bytes], rewritten, and scales
+     * [rows][mx_row_scale_count]; NULL: the projection stays unquantized. */
+    uint8_t *codes[MX_PROJ_COUNT];
+    const uint8_t *scales[MX_PROJ_COUNT];
     /* [windows][length][hidden]: the layer's input behind the quantized layers before
-     * it, and the unquantized model's output of the layer. */
+     * it, and the unquantized model's output of the layer (NULL: settings.taught is 0). */
     const float *x, *taught;
     uint32_t windows, length;
     uint64_t seed;

@@ -85,8 +85,7 @@ static void round_projection(rig *r, mx_projection p, const mx_quant *quant)
     assert_true(r->weights[p] != NULL && r->codes[p] != NULL);
     for (size_t row = 0; row < rows; row++) {
         mx_matrix_row(matrix, row, r->weights[p] + row * cols);
-        mx_row_encode(quant, r->weights[p] + row * cols, cols, row,
-                      r->codes[p] + row * row_codes,
+        mx_row_encode(quant, r->weights[p] + row * cols, cols, row, r->codes[p] + row * row_codes,
                       r->codes[p] + r->code_bytes[p] + row * row_scales);
     }
 }

@@ -169,8 +169,7 @@ static void test_straight_through(void **state)
     mx_layer_params params = make_params();
     results plain = run_layer(&params, 1);
     /* Down alone: its input's rounding changes its own gradient and y, no other's. */
-    params.activations[MX_PROJ_DOWN] =
-        (mx_quant){.format = mx_format_find("fp4_e2m1"), .block = 8};
+    params.activations[MX_PROJ_DOWN] = (mx_quant){.format = mx_format_find("fp4_e2m1"), .block = 8};
     results rounded = run_layer(&params, 1);
     size_t count;
     for (int p = 0; p < MX_PROJ_COUNT; p++) {
