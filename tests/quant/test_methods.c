@@ -266,6 +266,55 @@ static void test_one_token(void **state)
     free(c);
 }
 
+/* sum over rows of (q - w) H (q - w)^T, H damped as the methods do. */
+static double row_errors(const method_case *c, const mx_method_problem *problem, const result *r)
+{
+    size_t n = c->cols, code_bytes = mx_row_code_bytes(&c->quant, n);
+    size_t n_scales = mx_row_scale_count(&c->quant, n);
+    double *h = malloc(n * n * sizeof *h), sum = 0;
+    assert_non_null(h);
+    mx_method_damped(problem, h);
+    for (size_t row = 0; row < c->rows; row++) {
+        float q[MAX_COLS];
+        mx_row_decode(&c->quant, r->codes + row * code_bytes, r->scales + row * n_scales, n, q);
+        for (size_t i = 0; i < n; i++) {
+            for (size_t j = 0; j < n; j++) {
+                sum += ((double)q[i] - (double)c->weights[row * n + i]) * h[i * n + j] *
+                       ((double)q[j] - (double)c->weights[row * n + j]);
+            }
+        }
+    }
+    free(h);
+    return sum;
+}
+
+/* No pass of descent makes the error larger, and the first pays, even where H has
+ * rank one but for its damping. */
+static void test_descent(void **state)
+{
+    (void)state;
+    static const char *const methods[] = {"search", "gptq"};
+    method_case *c = plain_case(5, 104); /* the last block is short */
+    for (size_t i = 0; i < c->cols; i++) {
+        for (size_t j = 0; j < c->cols; j++) {
+            c->hessian[i * c->cols + j] = cos((double)i) * cos((double)j);
+        }
+    }
+    for (size_t m = 0; m < MX_COUNT(methods); m++) {
+        double errors[4];
+        for (int passes = 0; passes < 4; passes++) {
+            result r;
+            c->settings.passes = passes;
+            mx_method_problem problem = make_problem(c, false, NULL);
+            run_method(methods[m], &problem, &r);
+            errors[passes] = row_errors(c, &problem, &r);
+        }
+        assert_true(errors[1] < errors[0]);
+        assert_true(errors[2] <= errors[1] && errors[3] <= errors[2]);
+    }
+    free(c);
+}
+
 static void test_refused(void **state)
 {
     (void)state;
@@ -293,7 +342,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_search),      cmocka_unit_test(test_gptq),
         cmocka_unit_test(test_dead_inputs), cmocka_unit_test(test_one_token),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_descent),     cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
