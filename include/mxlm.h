@@ -149,6 +149,22 @@ mx_status mx_model_set_kv(mx_model *model, const char *kv, mx_error *err);
 /* Config, tensors, formats, sizes (mxlm inspect), as text or JSON. */
 mx_status mx_model_inspect(const mx_model *model, bool json, char **out, mx_error *err);
 
+typedef struct mx_errors_options {
+    const char *calib_path; /* any UTF-8 text file; NULL: weights alone */
+    uint32_t calib_samples; /* windows, 0 = 8 */
+    uint32_t calib_length;  /* tokens of a window, 0 = 512 */
+    uint64_t seed;          /* of the choice of windows */
+} mx_errors_options;
+
+/*
+ * Where `quantized` departs from `base` (mxlm inspect --error), layer by layer: SQNR of
+ * every projection's weights; with text also the relative error of its outputs on the
+ * base's inputs, and of each layer's output behind quantized layers. Both models of one
+ * shape, fresh from mx_model_open. As text or JSON.
+ */
+mx_status mx_model_errors(mx_model *base, mx_model *quantized, const mx_errors_options *options,
+                          mx_watch watch, bool json, char **out, mx_error *err);
+
 /* ---- quantize ------------------------------------------------------------ */
 
 typedef struct mx_quantize_options {

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Makes tests/golden/kl.json: what transformers and numpy say of `mxlm eval --tasks kl:FILE`.
+"""Makes tests/golden/kl.json: what transformers and numpy say of `mxlm eval --tasks kl:FILE`
+and of `mxlm inspect --error`.
 
     venv/bin/python tools/oracle_kl.py --model tests/app/fixtures/tiny --out tests/golden
 
@@ -8,7 +9,9 @@ projections rounded to mxfp4_e2m1 (blocks of 32, floor scale, halves away from z
 as they are. Over windows of a text (lm_eval's rolling windows, --window 40 --stride 24):
 KL(base || other) of the next token's distributions at every scored token, in float64 from
 float32 logits; its mean, 99th percentile (numpy's default) and standard error of the mean by
-the delta method over windows; the share of equal argmaxes. Deterministic.
+the delta method over windows; the share of equal argmaxes. Over the whole text as one window,
+BOS in front: SQNR of every projection's weights in dB, the relative squared error of its outputs
+on the base's inputs, and that of each layer's output. Deterministic.
 """
 
 import argparse
@@ -53,14 +56,50 @@ def windows(n):
         scored = end
 
 
+def relative(found, wanted):
+    found, wanted = found.double(), wanted.double()
+    return float(((found - wanted) ** 2).sum() / (wanted**2).sum())
+
+
+def layer_errors(base, other, ids):
+    inputs, hidden = {}, {}
+    for model in (base, other):
+        for i, layer in enumerate(model.model.layers):
+            layer.register_forward_hook(
+                lambda m, x, y, key=(model, i): hidden.update({key: y[0] if type(y) is tuple else y})
+            )
+    for name, module in base.named_modules():
+        if name.endswith("_proj"):
+            module.register_forward_hook(lambda m, x, y, key=name: inputs.update({key: x[0]}))
+    with torch.no_grad():
+        base(ids)
+        other(ids)
+    layers = []
+    for i in range(len(base.model.layers)):
+        errors = {"sqnr": [], "output": [], "hidden": relative(hidden[other, i], hidden[base, i])}
+        for name in ("self_attn.q", "self_attn.k", "self_attn.v", "self_attn.o") + (
+            "mlp.gate",
+            "mlp.up",
+            "mlp.down",
+        ):
+            name = f"model.layers.{i}.{name}_proj"
+            w, v = (m.get_submodule(name).weight.detach().double() for m in (base, other))
+            x = inputs[name].double()
+            errors["sqnr"].append(-10 * math.log10(relative(v, w)))
+            errors["output"].append(relative(x @ v.T, x @ w.T))
+        layers.append(errors)
+    return layers
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--model", required=True)
     parser.add_argument("--out", required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    ids = Tokenizer.from_file(args.model + "/tokenizer.json").encode(TEXT, add_special_tokens=False)
-    ids = torch.tensor([ids.ids])
+    tokenizer = Tokenizer.from_file(args.model + "/tokenizer.json")
+    ids = torch.tensor([tokenizer.encode(TEXT, add_special_tokens=False).ids])
+    with_bos = torch.tensor([tokenizer.encode(TEXT).ids])
     base = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     other = AutoModelForCausalLM.from_pretrained(args.model, dtype=torch.float32).eval()
     with torch.no_grad():
@@ -90,6 +129,7 @@ def main():
         "kl_p99": float(np.percentile(divergences, 99)),
         "top1_agreement": agreements / total,
         "windows": lines,
+        "layers": layer_errors(base, other, with_bos),
     }
     Path(args.out, "kl.json").write_text(json.dumps(golden, indent=1) + "\n")
 
