@@ -9,7 +9,7 @@ MXLM = $(BUILD)/mxlm
 export BUILD JOBS LIMIT
 
 .DEFAULT_GOAL := help
-.PHONY: help deps model build run run-full check check-arm check-exhaustive sanitize fuzz bench \
+.PHONY: help deps model build run run-full check check-arm check-exhaustive sanitize fuzz \
         format format-check install clean
 
 help: ## show this list

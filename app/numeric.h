@@ -52,7 +52,7 @@ typedef struct app_numeric {
         APP_ROUND_ROW(n),                                                                          \
         APP_ROW("exclude", APP_LIST, &(n).excludes, "GLOB",                                        \
                 "leave projections whose module name matches, for example\n"                       \
-                "'model.layers.0.*' or down_proj; may be repeated"),                               \
+                "'model.layers.0.*' or down_proj; at most 4 stars; may be repeated"),              \
         APP_TEXT_ROW("specs", &(n).specs_path, "FILE.json",                                        \
                      "read microxcaling's MxSpecs; other options override it")
 

@@ -191,24 +191,6 @@ mx_status mx_atomic_write(mx_atomic_file *file, const void *data, size_t size, m
     return MX_OK;
 }
 
-mx_status mx_atomic_write_at(mx_atomic_file *file, uint64_t offset, const void *data, size_t size,
-                             mx_error *err)
-{
-    const char *from = data;
-    while (size > 0) {
-        ssize_t n = pwrite(file->fd, from, size, (off_t)offset);
-        if (n < 0 && errno != EINTR) {
-            return io_error(file->path, "write", err);
-        }
-        if (n > 0) {
-            from += n;
-            offset += (uint64_t)n;
-            size -= (size_t)n;
-        }
-    }
-    return MX_OK;
-}
-
 /* The folder of a path: everything before the last '/', or ".". */
 static char *path_parent(const char *path)
 {

@@ -30,9 +30,6 @@ typedef struct mx_atomic_file mx_atomic_file;
 
 mx_status mx_atomic_open(const char *path, mx_atomic_file **out, mx_error *err);
 mx_status mx_atomic_write(mx_atomic_file *file, const void *data, size_t size, mx_error *err);
-/* Overwrites bytes written before, at an absolute offset. */
-mx_status mx_atomic_write_at(mx_atomic_file *file, uint64_t offset, const void *data, size_t size,
-                             mx_error *err);
 /* Makes the file visible and durable; frees it on success and on failure. */
 mx_status mx_atomic_commit(mx_atomic_file *file, mx_error *err);
 /* Removes the temporary file and frees; accepts NULL. */

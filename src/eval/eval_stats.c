@@ -112,21 +112,22 @@ static void bootstrap_range(void *ctx, size_t begin, size_t end, int thread)
 static mx_status bootstrap_all(bootstrap_run *run, size_t seeds, mx_team *team, mx_watch watch,
                                mx_error *err)
 {
-    double start = mx_clock_seconds();
     size_t step = 4 * (size_t)(team != NULL ? mx_team_size(team) : 1);
-    for (run->first = 0; run->first < seeds; run->first += step) {
-        mx_progress progress = {.stage = "bootstrap",
-                                .unit = "draws",
-                                .done = run->first * run->chunk,
-                                .total = seeds * run->chunk,
-                                .seconds = mx_clock_seconds() - start};
+    mx_progress progress = {.stage = "bootstrap", .unit = "draws", .total = seeds * run->chunk};
+    double start = mx_clock_seconds();
+    for (run->first = 0;; run->first += step) {
+        size_t done = run->first < seeds ? run->first : seeds;
+        progress.done = done * run->chunk;
+        progress.seconds = mx_clock_seconds() - start;
         if (watch.fn != NULL && !watch.fn(watch.ctx, &progress)) {
             return mx_error_set(err, MX_ERR_CANCELLED, "bootstrap: cancelled");
+        }
+        if (done == seeds) {
+            return MX_OK;
         }
         size_t count = seeds - run->first < step ? seeds - run->first : step;
         mx_team_for(team, count, 1, bootstrap_range, run);
     }
-    return MX_OK;
 }
 
 /* Draws keep the places that seed and number give them, and the deviation is taken

@@ -442,10 +442,15 @@ mx_status mx_export_read(const mx_export *export, size_t index, void *out, size_
     for (size_t at = 0; at < size;) {
         ssize_t n = pread(export->fds[slot->shard], (char *)out + at, size - at,
                           (off_t)(slot->offset + at));
-        if (n <= 0) {
-            return io_error(export->partial, export->layout.shards[slot->shard].name, "read", err);
+        const char *shard = export->layout.shards[slot->shard].name;
+        if (n < 0 && errno != EINTR) {
+            return io_error(export->partial, shard, "read", err);
         }
-        at += (size_t)n;
+        if (n == 0) {
+            return mx_error_set(err, MX_ERR_IO, "%s: %s: ends within tensor %zu", export->partial,
+                                shard, index);
+        }
+        at += n > 0 ? (size_t)n : 0;
     }
     return MX_OK;
 }

@@ -56,8 +56,8 @@ static mx_status finish_bytes(mx_tokenizer *tokenizer, mx_error *err)
         complete = complete && bpe->byte_id[byte] >= 0;
     }
     if (tokenizer->unk_token != NULL) {
-        bpe->unk = mx_vocab_find_text(&tokenizer->vocab, tokenizer->unk_token,
-                                      strlen(tokenizer->unk_token));
+        MX_TRY(mx_vocab_find_text(&tokenizer->vocab, tokenizer->unk_token,
+                                  strlen(tokenizer->unk_token), &bpe->unk, err));
         if (bpe->unk < 0 && !complete) {
             return mx_error_set(err, MX_ERR_FORMAT,
                                 "%s: model: unk_token: '%.64s' is not in the vocabulary",
@@ -256,17 +256,20 @@ uint32_t mx_tokenizer_vocab(const mx_tokenizer *tokenizer)
 }
 
 /* Text from a user: not all of it is UTF-8, which the vocabulary takes for granted. */
-int32_t mx_tokenizer_id(const mx_tokenizer *tokenizer, const char *token)
+mx_status mx_tokenizer_id(const mx_tokenizer *tokenizer, const char *token, int32_t *id,
+                          mx_error *err)
 {
     size_t length = strlen(token);
     int32_t index = mx_added_find(&tokenizer->added, token, length);
     if (index >= 0) {
-        return (int32_t)tokenizer->added.items[index].id;
+        *id = (int32_t)tokenizer->added.items[index].id;
+        return MX_OK;
     }
     if (mx_utf8_check(token, length) < length) {
-        return -1;
+        *id = -1;
+        return MX_OK;
     }
-    return mx_vocab_find_text(&tokenizer->vocab, token, length);
+    return mx_vocab_find_text(&tokenizer->vocab, token, length, id, err);
 }
 
 int32_t mx_tokenizer_bos(const mx_tokenizer *tokenizer)

@@ -27,8 +27,9 @@ mx_status mx_tokenizer_from_gguf(const mx_gguf *gguf, mx_tokenizer **out, mx_err
 
 uint32_t mx_tokenizer_vocab(const mx_tokenizer *tokenizer); /* largest id + 1 */
 /* Id of a token by its text (added tokens, then the vocabulary's byte-level
- * spelling), -1 when absent. */
-int32_t mx_tokenizer_id(const mx_tokenizer *tokenizer, const char *token);
+ * spelling), -1 when absent. Only memory can fail. */
+mx_status mx_tokenizer_id(const mx_tokenizer *tokenizer, const char *token, int32_t *id,
+                          mx_error *err);
 /* BOS that add_special puts in front, -1 when the post-processor adds none. */
 int32_t mx_tokenizer_bos(const mx_tokenizer *tokenizer);
 

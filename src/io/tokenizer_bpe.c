@@ -101,11 +101,12 @@ mx_status mx_bpe_add(mx_tokenizer *tokenizer, uint32_t rank, const char *left, s
                      const char *right, size_t right_length, mx_error *err)
 {
     mx_bpe *bpe = &tokenizer->bpe;
-    int32_t left_id = mx_vocab_find_text(&tokenizer->vocab, left, left_length);
+    int32_t left_id, right_id;
+    MX_TRY(mx_vocab_find_text(&tokenizer->vocab, left, left_length, &left_id, err));
     if (left_id < 0) {
         return merge_unknown(tokenizer, rank, left, left_length, err);
     }
-    int32_t right_id = mx_vocab_find_text(&tokenizer->vocab, right, right_length);
+    MX_TRY(mx_vocab_find_text(&tokenizer->vocab, right, right_length, &right_id, err));
     if (right_id < 0) {
         return merge_unknown(tokenizer, rank, right, right_length, err);
     }

@@ -102,9 +102,11 @@ void mx_vocab_free(mx_vocab *vocab);
  * same id or text is an error; an id beyond the room is one as well. */
 mx_status mx_vocab_add(mx_vocab *vocab, uint32_t id, const char *text, size_t length,
                        const char *what, mx_error *err);
-/* Id of raw bytes, or of byte-level spelled text; -1 when absent. */
+/* Id of raw bytes; -1 when absent. */
 int32_t mx_vocab_find(const mx_vocab *vocab, const char *bytes, size_t length, bool literal);
-int32_t mx_vocab_find_text(const mx_vocab *vocab, const char *text, size_t length);
+/* The same of byte-level spelled text. Only memory can fail. */
+mx_status mx_vocab_find_text(const mx_vocab *vocab, const char *text, size_t length, int32_t *id,
+                             mx_error *err);
 /* Appends the text as it stands in a tokenizer.json. */
 void mx_vocab_spell(const mx_vocab *vocab, uint32_t id, mx_str *out);
 

@@ -271,21 +271,25 @@ static mx_status read_model(mx_tokenizer *tokenizer, const document *doc, const 
  * else that of an equal text before, else the next free one. An equal text is
  * looked for where the file says; elsewhere mx_added_finish finds the two.
  */
-static uint32_t added_id(const mx_tokenizer *tokenizer, const char *content, size_t length,
-                         uint32_t hint, uint32_t *next_id)
+static mx_status added_id(const mx_tokenizer *tokenizer, const char *content, size_t length,
+                          uint32_t hint, uint32_t *next_id, uint32_t *out, mx_error *err)
 {
-    int32_t id = mx_vocab_find_text(&tokenizer->vocab, content, length);
+    int32_t id;
+    MX_TRY(mx_vocab_find_text(&tokenizer->vocab, content, length, &id, err));
     if (id >= 0) {
-        return (uint32_t)id;
+        *out = (uint32_t)id;
+        return MX_OK;
     }
     if (hint < *next_id && tokenizer->vocab.tokens[hint].added > 0) {
         const mx_added_token *token =
             &tokenizer->added.items[tokenizer->vocab.tokens[hint].added - 1];
         if (token->length == length && memcmp(token->content, content, length) == 0) {
-            return hint;
+            *out = hint;
+            return MX_OK;
         }
     }
-    return (*next_id)++;
+    *out = (*next_id)++;
+    return MX_OK;
 }
 
 /* All members are required, as there. */
@@ -306,7 +310,7 @@ static mx_status read_added_token(mx_tokenizer *tokenizer, const json_t *value, 
     if (length == 0) {
         return MX_OK; /* never matches; `tokenizers` passes it over as well */
     }
-    token.id = added_id(tokenizer, content, length, (uint32_t)id, next_id);
+    MX_TRY(added_id(tokenizer, content, length, (uint32_t)id, next_id, &token.id, err));
     if (token.id != (uint32_t)id) {
         /* `tokenizers` warns and goes on with its own id; whoever wrote the file
          * meant another one, so nobody's embedding rows can be trusted. */

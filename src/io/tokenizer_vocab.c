@@ -135,21 +135,21 @@ int32_t mx_vocab_find(const mx_vocab *vocab, const char *bytes, size_t length, b
     return (int32_t)vocab->table[vocab_slot(vocab, bytes, length, literal)] - 1;
 }
 
-int32_t mx_vocab_find_text(const mx_vocab *vocab, const char *text, size_t length)
+mx_status mx_vocab_find_text(const mx_vocab *vocab, const char *text, size_t length, int32_t *id,
+                             mx_error *err)
 {
     char small[256]; /* longer than nearly every token, to spare the heap */
     char *bytes = length <= sizeof small ? small : malloc(length);
     size_t n = 0;
-    int32_t id = -1;
-    if (bytes != NULL && mx_alphabet_decode(text, length, bytes, &n)) {
-        id = mx_vocab_find(vocab, bytes, n, false);
-    } else {
-        id = mx_vocab_find(vocab, text, length, true);
+    if (bytes == NULL) {
+        return mx_error_nomem(err, "token", length);
     }
+    *id = mx_alphabet_decode(text, length, bytes, &n) ? mx_vocab_find(vocab, bytes, n, false)
+                                                      : mx_vocab_find(vocab, text, length, true);
     if (bytes != small) {
         free(bytes);
     }
-    return id;
+    return MX_OK;
 }
 
 void mx_vocab_spell(const mx_vocab *vocab, uint32_t id, mx_str *out)

@@ -231,42 +231,57 @@ static double percent(uint64_t part, uint64_t whole)
     return whole > 0 ? 100 * (double)part / (double)whole : 0;
 }
 
-static void report_line(mx_str *report, const char *name, const char *type, const cast_stats *stats)
+static void report_line(mx_str *report, int width, const char *name, const char *type,
+                        const cast_stats *stats)
 {
     char sqnr[32] = "exact";
     if (stats->noise > 0) {
         snprintf(sqnr, sizeof sqnr, "%.2f", 10 * log10(stats->signal / stats->noise));
     }
-    mx_str_addf(report, "%-40s %-5s %12llu %9s %12.6g %10.4f%% %10.4f%% %10llu\n", name, type,
+    mx_str_addf(report, "%-*s %-5s %12llu %9s %12.6g %10.4f%% %10.4f%% %10llu\n", width, name, type,
                 (unsigned long long)stats->count, sqnr, stats->max_error,
                 percent(stats->saturated, stats->count), percent(stats->flushed, stats->count),
                 (unsigned long long)stats->non_finite);
 }
 
-static void report_head(mx_str *report)
+static void report_head(mx_str *report, int width)
 {
-    mx_str_addf(report, "%-40s %-5s %12s %9s %12s %11s %11s %10s\n", "tensor", "type", "elements",
-                "SQNR dB", "max error", "saturated", "flushed", "non-finite");
+    mx_str_addf(report, "%-*s %-5s %12s %9s %12s %11s %11s %10s\n", width, "tensor", "type",
+                "elements", "SQNR dB", "max error", "saturated", "flushed", "non-finite");
+}
+
+/* Of the column of names: the longest, within a line's reason. */
+static int name_width(const mx_safetensors *reader)
+{
+    int width = 40;
+    for (size_t i = 0; i < mx_safetensors_count(reader); i++) {
+        const mx_tensor *tensor = mx_safetensors_at(reader, i);
+        size_t length = is_float(tensor) ? strlen(tensor->name) : 0;
+        width = length > (size_t)width && length <= 200 ? (int)length : width;
+    }
+    return width;
 }
 
 static mx_status cast_all(cast_run *run, mx_error *err)
 {
     size_t copied = 0;
-    report_head(&run->report);
+    int width = name_width(run->reader);
+    report_head(&run->report, width);
     for (size_t i = 0; i < mx_safetensors_count(run->reader); i++) {
         const mx_tensor *tensor = mx_safetensors_at(run->reader, i);
         if (is_float(tensor)) {
             cast_stats stats;
             MX_TRY(cast_tensor(run, tensor, &stats, err));
             stats_add(&run->total, &stats);
-            report_line(&run->report, tensor->name, mx_dtype_get(tensor->dtype)->name, &stats);
+            report_line(&run->report, width, tensor->name, mx_dtype_get(tensor->dtype)->name,
+                        &stats);
         } else {
             MX_TRY(copy_tensor(run, tensor, err));
             copied++;
         }
         run->tensors_done++;
     }
-    report_line(&run->report, "all", "", &run->total);
+    report_line(&run->report, width, "all", "", &run->total);
     if (copied > 0) {
         mx_str_addf(&run->report, "%zu tensors without F32, F16 or BF16 elements were copied\n",
                     copied);

@@ -2,21 +2,9 @@
 #include "eval_fixture.h"
 
 #include "eval/eval_run.h"
+#include "sanitized.h"
 
-/* A sanitized forward pass takes some twenty times as long. */
-#ifdef __has_feature
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define SANITIZED 1
-#endif
-#ifdef SANITIZED
-enum { DOCUMENTS = 10 };
-#else
-enum { DOCUMENTS = 100 };
-#endif
+enum { DOCUMENTS = MX_SANITIZED ? 10 : 100 };
 
 /* The checkpoint into path [FIXTURE_PATH]; false when it is not there. */
 static bool find_checkpoint(char *path)

@@ -12,6 +12,8 @@
 #include "base/file.h"
 #include "base/str.h"
 
+#include "io/tokenizer.h"
+
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -25,6 +27,15 @@
             fail_msg("%s: %s", #expr, error_.text);                                                \
         }                                                                                          \
     } while (0)
+
+/* Id of a token by its text, -1 when absent. */
+static inline int32_t token_id(const mx_tokenizer *tokenizer, const char *text)
+{
+    mx_error err = {0};
+    int32_t id = -2;
+    assert_int_equal(mx_tokenizer_id(tokenizer, text, &id, &err), MX_OK);
+    return id;
+}
 
 /* Fails unless the error's text holds `part` and is one line. */
 static inline void expect_text(const mx_error *err, const char *part)

@@ -185,8 +185,8 @@ static void test_meaning(void **state)
     assert_ok(open_metadata(&valid, &tokenizer, err));
     assert_int_equal(mx_tokenizer_vocab(tokenizer), 10);
     assert_int_equal(mx_tokenizer_bos(tokenizer), 7);
-    assert_int_equal(mx_tokenizer_id(tokenizer, "<x y>"), 8);
-    assert_int_equal(mx_tokenizer_id(tokenizer, "[PAD]"), 9);
+    assert_int_equal(token_id(tokenizer, "<x y>"), 8);
+    assert_int_equal(token_id(tokenizer, "[PAD]"), 9);
     assert_true(mx_tokenizer_is_special(tokenizer, 7));
     assert_false(mx_tokenizer_is_special(tokenizer, 8));
     mx_tokenizer_close(tokenizer);

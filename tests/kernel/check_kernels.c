@@ -7,13 +7,11 @@
  */
 #include "kernel_test.h"
 
+#include "bench/peak.h"
+
 #include <time.h>
 
-#if defined(__x86_64__)
-#include <immintrin.h>
-#endif
-
-enum { ROUNDS = 9, CHAINS = 12 };
+enum { ROUNDS = 9 };
 
 typedef struct shape {
     size_t rows, k;
@@ -30,101 +28,22 @@ static double cpu_seconds(void)
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
 }
 
-/* ---- peaks: multiply-accumulates a second of independent instructions -------- */
-
-#if defined(__x86_64__)
-#define HIDE(v) __asm__ volatile("" : "+x"(v))
-
-__attribute__((target("avx512f,avx512vnni"))) static double peak_vnni512(long n)
-{
-    __m512i c[CHAINS], x = _mm512_set1_epi8(1);
-#pragma GCC unroll 12
-    for (int i = 0; i < CHAINS; i++) {
-        c[i] = _mm512_setzero_si512();
-    }
-    double start = cpu_seconds();
-    for (long j = 0; j < n; j++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm512_dpbusd_epi32(c[i], x, x);
-            __asm__ volatile("" : "+v"(c[i]));
-        }
-    }
-    return 64.0 * CHAINS * (double)n / (cpu_seconds() - start);
-}
-
-__attribute__((target("avx512f"))) static double peak_fma512(long n)
-{
-    __m512 c[CHAINS], x = _mm512_set1_ps(0.5f);
-#pragma GCC unroll 12
-    for (int i = 0; i < CHAINS; i++) {
-        c[i] = _mm512_set1_ps(1);
-    }
-    double start = cpu_seconds();
-    for (long j = 0; j < n; j++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm512_fmadd_ps(c[i], x, x);
-            __asm__ volatile("" : "+v"(c[i]));
-        }
-    }
-    return 16.0 * CHAINS * (double)n / (cpu_seconds() - start);
-}
-
-/* vpmaddubsw and the addition of its 16-bit result. */
-__attribute__((target("avx2,fma"))) static double peak_maddubs(long n)
-{
-    __m256i c[CHAINS], x = _mm256_set1_epi8(1);
-#pragma GCC unroll 12
-    for (int i = 0; i < CHAINS; i++) {
-        c[i] = _mm256_setzero_si256();
-    }
-    double start = cpu_seconds();
-    for (long j = 0; j < n; j++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            HIDE(x); /* or the product would be computed once */
-            __m256i product = _mm256_maddubs_epi16(x, x);
-            c[i] = _mm256_add_epi16(c[i], product);
-            HIDE(c[i]);
-        }
-    }
-    return 32.0 * CHAINS * (double)n / (cpu_seconds() - start);
-}
-
-__attribute__((target("avx2,fma"))) static double peak_fma256(long n)
-{
-    __m256 c[CHAINS], x = _mm256_set1_ps(0.5f);
-#pragma GCC unroll 12
-    for (int i = 0; i < CHAINS; i++) {
-        c[i] = _mm256_set1_ps(1);
-    }
-    double start = cpu_seconds();
-    for (long j = 0; j < n; j++) {
-#pragma GCC unroll 12
-        for (int i = 0; i < CHAINS; i++) {
-            c[i] = _mm256_fmadd_ps(c[i], x, x);
-            HIDE(c[i]);
-        }
-    }
-    return 8.0 * CHAINS * (double)n / (cpu_seconds() - start);
-}
-#endif
-
-/* Of the table's ISA; 0 when there is no measure for it. */
+/* Multiply-accumulates a second of the loops that bound a table's kernels
+ * (bench/peak.h); 0 when there is no measure for it. */
 static double peak_measure(const char *isa, bool integer)
 {
-    const long n = 400000;
-#if defined(__x86_64__)
-    if (strcmp(isa, "avx512") == 0 || strcmp(isa, "amx") == 0) {
-        return integer ? peak_vnni512(n) : peak_fma512(n);
+    const uint64_t steps = 400000;
+    const mx_peak *peak = mx_peak_find(isa);
+    while (!integer && peak != NULL && peak->f32_run == NULL) {
+        peak = peak->below;
     }
-    if (strcmp(isa, "avx2") == 0) {
-        return integer ? peak_maddubs(n) : peak_fma256(n);
+    if (peak == NULL) {
+        return 0;
     }
-#endif
-    (void)n;
-    return 0;
+    double start = cpu_seconds();
+    (integer ? peak->int_run : peak->f32_run)(steps);
+    double seconds = cpu_seconds() - start;
+    return (integer ? peak->int_macs : peak->f32_macs) * (double)steps / seconds;
 }
 
 /* ---- cases ----------------------------------------------------------------- */

@@ -13,22 +13,13 @@
 #include "base/cpu.h"
 #include "io/safetensors.h"
 #include "model/session.h"
+#include "sanitized.h"
 
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { FIXTURE_PATH = 4096 };
-
-/* A sanitized forward pass takes some twenty times as long: less of the real model. */
-#if defined(__has_feature)
-#if __has_feature(address_sanitizer) || __has_feature(thread_sanitizer)
-#define FIXTURE_SANITIZED 1
-#endif
-#endif
-#if defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
-#define FIXTURE_SANITIZED 1
-#endif
 
 /* Fails the test with the library's own line. */
 #define fixture_ok(expr, err)                                                                      \

@@ -15,7 +15,7 @@
 enum { TOP = 16, MAX_PROMPT = 64, GREEDY = 24 };
 
 /* How much of the golden is run. */
-#ifdef FIXTURE_SANITIZED
+#if MX_SANITIZED
 enum { PROMPTS = 1, STEPS = 2, BIT_TOKENS = 3 };
 #else
 enum { PROMPTS = 6, STEPS = GREEDY, BIT_TOKENS = 23 };

@@ -6,7 +6,7 @@
 
 #include "base/str.h"
 
-#ifdef FIXTURE_SANITIZED
+#if MX_SANITIZED
 enum { NEW_TOKENS = 4 };
 #else
 enum { NEW_TOKENS = 40 };
