@@ -163,12 +163,12 @@ static mx_status walker_open(walker *w, mx_model *model, const mx_windows *windo
     return MX_OK;
 }
 
-static void walker_product(walker *w, uint32_t layer, mx_projection projection, const float *x,
-                           size_t n_tokens, const uint64_t *streams)
+static void walker_product(walker *w, uint32_t layer, mx_projection projection,
+                           const mx_operand_source *source)
 {
     const mx_matrix *matrix = &w->model->layers[layer].projections[projection];
     mx_operand operand = {0};
-    mx_operand_prepare(&w->model->backend, matrix, x, n_tokens, streams, w->operand, &operand);
+    mx_operand_prepare(&w->model->backend, matrix, source, w->operand, &operand);
     mx_matrix_product(&w->model->backend, matrix, &operand, w->product, w->out);
 }
 
@@ -202,9 +202,10 @@ static bool tap_projection(void *ctx, uint32_t layer, mx_projection projection, 
 {
     run *r = ctx;
     size_t width = r->base.model->layers[layer].projections[projection].n_rows;
-    const uint64_t *streams = r->base.session->streams;
-    walker_product(&r->base, layer, projection, x, n_tokens, streams);
-    walker_product(&r->quantized, layer, projection, x, n_tokens, streams);
+    const mx_operand_source source = {
+        .x = x, .n_tokens = n_tokens, .streams = r->base.session->streams};
+    walker_product(&r->base, layer, projection, &source);
+    walker_product(&r->quantized, layer, projection, &source);
     squares sum = output_squares(r, r->quantized.out, r->base.out, n_tokens, width);
     r->sums[projection].error += sum.error;
     r->sums[projection].reference += sum.reference;
