@@ -349,6 +349,8 @@ static mx_status refine_layer(run *r, uint32_t layer, mx_error *err)
         .windows = r->windows.n,
         .length = r->windows.length,
         .seed = r->job->seed,
+        .spill_dir = r->job->spill_dir,
+        .spill_limit = r->job->spill_limit,
         .settings = r->job->settings,
         .name = name,
         .progress = refine_progress,

@@ -13,6 +13,7 @@
 #include "quant/latent.h"
 #include "quant/layer_pass.h"
 #include "quant/refine.h"
+#include "quant/spill.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -36,6 +37,7 @@ typedef struct learner {
     mx_layer_pass pass;
     mx_layer_params params;
     mx_latent latents[MX_PROJ_COUNT];
+    mx_spill target_room;          /* behind target */
     float *target;                 /* [windows][length][hidden] */
     uint32_t batch, held, trained; /* windows: of a step, held out, trained on */
     uint32_t *order;               /* [trained] */
@@ -211,10 +213,9 @@ static mx_status make_target(learner *l, mx_error *err)
     const mx_refine_problem *problem = l->problem;
     size_t n = window_floats(l), count = problem->windows * n;
     float share = (float)problem->settings.taught;
-    l->target = malloc(count * sizeof *l->target);
-    if (l->target == NULL) {
-        return mx_error_nomem(err, problem->name, count * sizeof *l->target);
-    }
+    MX_TRY(mx_spill_open(count * sizeof *l->target, problem->spill_limit, problem->spill_dir,
+                         &l->target_room, err));
+    l->target = l->target_room.data;
     for (uint32_t window = 0; window < problem->windows; window += l->batch) {
         uint32_t left = problem->windows - window;
         mx_layer_pass_forward(&l->pass, &l->params, problem->x + window * n,
@@ -278,7 +279,7 @@ static void learner_clear(learner *l)
         mx_latent_clear(&l->latents[p]);
     }
     mx_layer_pass_clear(&l->pass);
-    free(l->target);
+    mx_spill_close(&l->target_room);
     free(l->order);
     free(l->losses);
     free(l->x);

@@ -22,6 +22,8 @@ struct mx_refine_problem {
     const float *x, *taught;
     uint32_t windows, length;
     uint64_t seed;
+    const char *spill_dir; /* for a third such array beyond spill_limit bytes */
+    size_t spill_limit;
     mx_method_settings settings;
     const char *name; /* of the layer, for messages */
     /* Called now and then with the share done, in [0, 1]; a failure ends the work. */

@@ -189,6 +189,8 @@ static void refine(rig *r, uint32_t iterations)
                                  .x = r->x,
                                  .windows = WINDOWS,
                                  .length = LENGTH,
+                                 .spill_dir = fixture_dir,
+                                 .spill_limit = 1, /* beyond it: in a file */
                                  .settings = {.iterations = iterations},
                                  .name = "layer 0",
                                  .progress = no_progress,

@@ -213,13 +213,14 @@ static void test_texts(void **state)
     assert_false(mx_path_is_dir(out));
 }
 
-/* One window, fewer than asked for, is enough for a sound result. */
-static void check_one_window(const char *method)
+/* One window, fewer than asked for, or windows of one token over and over are enough
+ * for a sound result. */
+static void check_poor_text(const char *method, const char *words, int times)
 {
     mx_error err = {0};
     const char *path = fixture_path("short.txt"), *out = fixture_path("short");
     char *summary;
-    write_text(path, "the cat sat on", 3);
+    write_text(path, words, times);
     fixture_run run = make_run(method, path, 1);
     fixture_ok(fixture_quantize(model, out, run, &summary, &err), err);
     free(summary);
@@ -227,11 +228,15 @@ static void check_one_window(const char *method)
     fixture_remove(out);
 }
 
-static void test_one_window(void **state)
+static void test_poor_text(void **state)
 {
     (void)state;
-    check_one_window("gptq");
-    check_one_window("blockwise");
+    char same[512];
+    memset(same, ' ', sizeof same - 1);
+    same[sizeof same - 1] = '\0';
+    check_poor_text("gptq", "the cat sat on", 3);
+    check_poor_text("blockwise", "the cat sat on", 3);
+    check_poor_text("blockwise", same, 1);
 }
 
 /* Windows do not overlap, and a seed has its own. */
@@ -283,7 +288,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_threads), cmocka_unit_test(test_record),
         cmocka_unit_test(test_resume),  cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_texts),   cmocka_unit_test(test_one_window),
+        cmocka_unit_test(test_texts),   cmocka_unit_test(test_poor_text),
         cmocka_unit_test(test_windows), cmocka_unit_test(test_spill),
     };
     return cmocka_run_group_tests(tests, setup, fixture_teardown);
