@@ -263,6 +263,34 @@ static void int_panels(const product_job *job, size_t begin, size_t end)
     job->backend->kernels.int_product(&product);
 }
 
+/* Few tokens and bf16 rows in their order, as most files hold them. */
+static bool is_bf16_product(const mx_matrix *matrix, const mx_operand *operand)
+{
+    return matrix->kind == MX_MATRIX_STORED && matrix->dtype == MX_DTYPE_BF16 &&
+           matrix->permuted_head_dim == 0 && mx_quant_is_none(&matrix->cast) &&
+           operand->n_tokens <= MX_BF16_TOKENS;
+}
+
+static void bf16_range(void *ctx, size_t begin, size_t end, int thread)
+{
+    (void)thread;
+    const product_job *job = ctx;
+    const mx_matrix *matrix = job->matrix;
+    size_t first_row = begin * MX_PANEL_ROWS;
+    mx_bf16_product product = {
+        .rows = matrix->data + first_row * matrix->row_bytes,
+        .row_bytes = matrix->row_bytes,
+        .n_rows = min_size(matrix->n_rows - first_row, (end - begin) * MX_PANEL_ROWS),
+        .k = matrix->n_cols,
+        .x = job->operand->x,
+        .x_stride = job->operand->stride,
+        .n_tokens = job->operand->n_tokens,
+        .out = job->out + first_row,
+        .out_stride = matrix->n_rows,
+    };
+    job->backend->kernels.bf16_product(&product);
+}
+
 /* Products that share an operand, their panels counted one after the other. */
 typedef struct int_jobs {
     product_job jobs[MX_PRODUCTS];
@@ -324,6 +352,7 @@ static void add_bias(mx_backend *backend, const mx_matrix *matrix, size_t n_toke
 static void f32_product(mx_backend *backend, const mx_matrix *matrix, const mx_operand *operand,
                         uint8_t *scratch, float *out)
 {
+    size_t n_panels = panel_count(matrix);
     size_t row_bytes = matrix->n_cols * sizeof(float);
     size_t chunk = TOKEN_CHUNK_BYTES / row_bytes / MX_TILE_TOKENS * MX_TILE_TOKENS;
     product_job job = {
@@ -336,7 +365,11 @@ static void f32_product(mx_backend *backend, const mx_matrix *matrix, const mx_o
         .group = panel_group(matrix),
         .out = out,
     };
-    mx_team_for(backend->team, panel_count(matrix), job.group, f32_range, &job);
+    if (is_bf16_product(matrix, operand)) {
+        mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), bf16_range, &job);
+        return;
+    }
+    mx_team_for(backend->team, n_panels, job.group, f32_range, &job);
 }
 
 void mx_matrix_products(mx_backend *backend, const mx_matrix *const *matrices, size_t n,

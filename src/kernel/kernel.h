@@ -21,6 +21,7 @@
 
 #define MX_PANEL_ROWS 16  /* weight rows a panel */
 #define MX_TILE_TOKENS 16 /* tokens a tile */
+#define MX_BF16_TOKENS 8  /* most tokens of bf16_product */
 
 /*
  * Exact integer product of weights and tokens, both MX with an int8 table, same
@@ -57,6 +58,17 @@ typedef struct mx_f32_product {
     size_t out_stride;
 } mx_f32_product;
 
+/* The same for few tokens and rows of bf16 as a file holds them, little-endian at any
+ * address. */
+typedef struct mx_bf16_product {
+    const uint8_t *rows; /* [n_rows], row_bytes apart, 2 k bytes of each are read */
+    size_t row_bytes, n_rows, k;
+    const float *x;            /* [n_tokens][x_stride], columns [0, k) */
+    size_t x_stride, n_tokens; /* 1 .. MX_BF16_TOKENS */
+    float *out;                /* [n_tokens][out_stride] */
+    size_t out_stride;
+} mx_bf16_product;
+
 /* How keys and values are stored. bf16: rounded to nearest even when stored, widened
  * exactly when read; the arithmetic is fp32 either way. */
 typedef enum mx_kv_type {
@@ -89,7 +101,7 @@ typedef struct mx_attention {
     const void *k; /* [ceil(n / 16)][head_dim][16], n = n_keys + n_tokens - 1: tiles of 16 keys */
     const void *v; /* [n][head_dim] */
     float *block;  /* scratch [2][MX_ATTENTION_BLOCK][head_dim], 64-byte aligned; fp32: not used */
-    size_t n_keys;  /* that the first token sees, itself included: >= 1 */
+    size_t n_keys; /* that the first token sees, itself included: >= 1 */
     float scale;
     float *out; /* like q, which it may not overlap */
 } mx_attention;
@@ -132,6 +144,7 @@ typedef struct mx_kernels {
     /* rows[r] [k] for r < n_rows (1..16) to a panel [k][16]; missing rows zero. */
     void (*f32_panel_pack)(const float *const *rows, size_t n_rows, size_t k, float *panel);
     void (*f32_product)(const mx_f32_product *product);
+    void (*bf16_product)(const mx_bf16_product *product);
     /* x [n] -> quantize-dequantize -> out [n], bit-equal to mx_row_cast. */
     void (*row_cast)(const mx_quant *quant, const float *x, size_t n, uint64_t stream, float *out);
 

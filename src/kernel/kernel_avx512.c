@@ -5,6 +5,7 @@
 
 #include "kernel/lanes_ops.h"
 #include "kernel/lanes_attention.h"
+#include "kernel/lanes_bf16.h"
 #include "kernel/lanes_f32.h"
 #include "kernel/lanes_quant.h"
 #include "kernel/lanes_tile.h"
@@ -21,6 +22,7 @@ void mx_kernels_avx512(mx_kernels *table)
         .int_product = mx_avx512_int_product,
         .f32_panel_pack = lanes_f32_panel_pack,
         .f32_product = lanes_f32_product,
+        .bf16_product = lanes_bf16_product,
         .row_cast = lanes_row_cast,
         .rms_norm = lanes_rms_norm,
         .rope = lanes_rope,

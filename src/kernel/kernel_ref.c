@@ -125,6 +125,24 @@ static void ref_f32_product(const mx_f32_product *p)
     }
 }
 
+static void ref_bf16_product(const mx_bf16_product *p)
+{
+    for (size_t t = 0; t < p->n_tokens; t++) {
+        const float *x = p->x + t * p->x_stride;
+        for (size_t r = 0; r < p->n_rows; r++) {
+            const uint8_t *row = p->rows + r * p->row_bytes;
+            float acc = 0;
+            for (size_t i = 0; i < p->k; i++) {
+                uint32_t bits = (uint32_t)row[2 * i] << 16 | (uint32_t)row[2 * i + 1] << 24;
+                float w;
+                memcpy(&w, &bits, sizeof w);
+                acc = fmaf(x[i], w, acc);
+            }
+            p->out[t * p->out_stride + r] = acc;
+        }
+    }
+}
+
 void mx_kernels_ref(mx_kernels *table)
 {
     *table = (mx_kernels){
@@ -137,6 +155,7 @@ void mx_kernels_ref(mx_kernels *table)
         .int_product = ref_int_product,
         .f32_panel_pack = ref_f32_panel_pack,
         .f32_product = ref_f32_product,
+        .bf16_product = ref_bf16_product,
         .row_cast = mx_row_cast,
         .rms_norm = mx_ref_rms_norm,
         .rope = mx_ref_rope,

@@ -39,6 +39,23 @@ static inline lanes lanes_load_bf16(const uint16_t *p)
     return (lanes){lanes_half_load_bf16(p), lanes_half_load_bf16(p + 8)};
 }
 
+static inline __m256 lanes_half_bf16_low(__m256 pair)
+{
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_castps_si256(pair), 16));
+}
+
+/* Of lanes that hold two bf16 each: the one in the low half, the one in the high. */
+static inline lanes lanes_bf16_low(lanes pair)
+{
+    return (lanes){lanes_half_bf16_low(pair.low), lanes_half_bf16_low(pair.high)};
+}
+
+static inline lanes lanes_bf16_high(lanes pair)
+{
+    __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)0xFFFF0000));
+    return (lanes){_mm256_and_ps(pair.low, mask), _mm256_and_ps(pair.high, mask)};
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     _mm256_storeu_ps(p, v.low);

@@ -34,6 +34,18 @@ static inline lanes lanes_load_bf16(const uint16_t *p)
     return _mm512_castsi512_ps(_mm512_slli_epi32(wide, 16));
 }
 
+/* Of lanes that hold two bf16 each: the one in the low half, the one in the high. */
+static inline lanes lanes_bf16_low(lanes pair)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_castps_si512(pair), 16));
+}
+
+static inline lanes lanes_bf16_high(lanes pair)
+{
+    __m512i mask = _mm512_set1_epi32((int32_t)0xFFFF0000);
+    return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pair), mask));
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     _mm512_storeu_ps(p, v);

@@ -50,6 +50,28 @@ static inline lanes lanes_load_bf16(const uint16_t *p)
                    lanes_quarter_load_bf16(p + 8), lanes_quarter_load_bf16(p + 12)};
 }
 
+static inline float32x4_t lanes_quarter_bf16_low(float32x4_t pair)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vreinterpretq_u32_f32(pair), 16));
+}
+
+static inline float32x4_t lanes_quarter_bf16_high(float32x4_t pair)
+{
+    uint32x4_t mask = vdupq_n_u32(0xFFFF0000);
+    return vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_f32(pair), mask));
+}
+
+/* Of lanes that hold two bf16 each: the one in the low half, the one in the high. */
+static inline lanes lanes_bf16_low(lanes pair)
+{
+    return LANES_MAP1(lanes, lanes_quarter_bf16_low, pair);
+}
+
+static inline lanes lanes_bf16_high(lanes pair)
+{
+    return LANES_MAP1(lanes, lanes_quarter_bf16_high, pair);
+}
+
 static inline void lanes_store(float *p, lanes v)
 {
     vst1q_f32(p, v.q0);

@@ -90,6 +90,67 @@ static void test_f32_product(void **state)
     }
 }
 
+/* Rows of bf16 at odd addresses, with bytes between them, that end where memory
+ * does: against the fma chain over the widened values. */
+static void bf16_compare(const ladder *all, dice *d, size_t k, size_t n_rows, size_t n_tokens,
+                         data_kind kind)
+{
+    size_t row_bytes = 2 * k + 3, stride = n_rows + 5;
+    guarded rows = guarded_make((n_rows - 1) * row_bytes + 2 * k, 1);
+    guarded w = guarded_floats(n_rows * k), x = guarded_floats(n_tokens * k);
+    float *weights = w.data, *want = malloc(n_rows * n_tokens * sizeof *want);
+    dice_fill(d, kind, w.data, n_rows * k);
+    dice_fill(d, kind, x.data, n_tokens * k);
+    for (size_t i = 0; i < n_rows * k; i++) {
+        uint32_t bits = bits_of_float(weights[i]) & 0xFFFF0000u;
+        uint8_t *to = (uint8_t *)rows.data + i / k * row_bytes + i % k * 2;
+        memcpy(&weights[i], &bits, sizeof bits);
+        to[0] = (uint8_t)(bits >> 16);
+        to[1] = (uint8_t)(bits >> 24);
+    }
+    for (size_t t = 0; t < n_tokens; t++) {
+        for (size_t r = 0; r < n_rows; r++) {
+            float acc = 0;
+            for (size_t i = 0; i < k; i++) {
+                acc = fmaf(((float *)x.data)[t * k + i], weights[r * k + i], acc);
+            }
+            want[t * n_rows + r] = acc;
+        }
+    }
+    for (size_t i = 0; i < all->count; i++) {
+        char what[128];
+        guarded out = guarded_floats((n_tokens - 1) * stride + n_rows);
+        snprintf(what, sizeof what, "%s bf16: k %zu, %zu rows, %zu tokens", all->tables[i].name, k,
+                 n_rows, n_tokens);
+        all->tables[i].bf16_product(&(mx_bf16_product){rows.data, row_bytes, n_rows, k, x.data, k,
+                                                       n_tokens, out.data, stride});
+        for (size_t t = 0; t < n_tokens; t++) {
+            assert_same((float *)out.data + t * stride, want + t * n_rows, n_rows, what);
+        }
+        guarded_free(&out);
+    }
+    free(want);
+    guarded_free(&rows);
+    guarded_free(&w);
+    guarded_free(&x);
+}
+
+static void test_bf16_product(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 17};
+    for (size_t rows = 1; rows <= 67; rows += rows < 34 ? 1 : 11) {
+        for (size_t tokens = 1; tokens <= MX_BF16_TOKENS; tokens++) {
+            bf16_compare(&all, &d, 1 + dice_below(&d, 70), rows, tokens, DATA_NORMAL);
+        }
+    }
+    for (int kind = 0; kind < DATA_KINDS; kind++) {
+        bf16_compare(&all, &d, 100, 40, 3, (data_kind)kind);
+        bf16_compare(&all, &d, 1040, 35, 1, (data_kind)kind);
+    }
+}
+
 /* ---- casts ----------------------------------------------------------------- */
 
 static void test_row_cast(void **state)
@@ -561,11 +622,17 @@ static void test_attention_scores(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_f32_product),      cmocka_unit_test(test_row_cast),
-        cmocka_unit_test(test_cast_thresholds),  cmocka_unit_test(test_exp),
-        cmocka_unit_test(test_rms_norm),         cmocka_unit_test(test_rope),
-        cmocka_unit_test(test_silu_add),         cmocka_unit_test(test_row_stats),
-        cmocka_unit_test(test_attention),        cmocka_unit_test(test_attention_tiles),
+        cmocka_unit_test(test_f32_product),
+        cmocka_unit_test(test_bf16_product),
+        cmocka_unit_test(test_row_cast),
+        cmocka_unit_test(test_cast_thresholds),
+        cmocka_unit_test(test_exp),
+        cmocka_unit_test(test_rms_norm),
+        cmocka_unit_test(test_rope),
+        cmocka_unit_test(test_silu_add),
+        cmocka_unit_test(test_row_stats),
+        cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_attention_tiles),
         cmocka_unit_test(test_attention_scores),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

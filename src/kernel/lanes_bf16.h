@@ -1,0 +1,140 @@
+/*
+ * fp32 product of few tokens with rows of bf16 as they are stored, over `lanes`: 16
+ * rows are turned into columns 32 at a time, in the first-level cache, and used at
+ * once. For few tokens the matrix is read once and nothing else matters;
+ * for many, panels made beforehand (lanes_f32.h) are used again and again.
+ */
+#ifndef MX_KERNEL_LANES_BF16_H
+#define MX_KERNEL_LANES_BF16_H
+
+#include "kernel/kernel.h"
+#include "kernel/unroll.h"
+
+#include <string.h>
+
+enum {
+    BF16_PANELS = 2,   /* panels at once for few tokens: two chains each of them */
+    BF16_AHEAD = 1024, /* bytes of a row, prefetched */
+    BF16_ELEMENT = 2,
+    BF16_STEP = 32, /* columns at a time: a cache line of a row */
+};
+
+/* Columns [k, k + n), fewer than BF16_STEP, of 16 rows as a panel of fp32 [n][16]. */
+static void bf16_unpack_part(const uint8_t *const *rows, size_t k, size_t n, float *panel)
+{
+    for (size_t c = 0; c < n; c++) {
+        for (size_t r = 0; r < MX_PANEL_ROWS; r++) {
+            uint16_t half;
+            memcpy(&half, rows[r] + (k + c) * BF16_ELEMENT, sizeof half);
+            uint32_t bits = (uint32_t)half << 16;
+            memcpy(&panel[c * MX_PANEL_ROWS + r], &bits, sizeof bits);
+        }
+    }
+}
+
+/* acc += one column of 16 rows times the tokens' element k. */
+MX_TEMPLATE void bf16_add(const float *const *x, size_t k, lanes column, int n_tokens, lanes *acc)
+{
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        acc[t] = lanes_fma(lanes_set(x[t][k]), column, acc[t]);
+    }
+}
+
+/* acc += columns [k, k + BF16_STEP). Pairs of columns are turned as one word. */
+MX_TEMPLATE void bf16_step(const uint8_t *const *rows, const float *const *x, size_t k,
+                           int n_panels, int n_tokens, lanes acc[BF16_PANELS][MX_BF16_TOKENS])
+{
+    float pairs[BF16_PANELS][16 * MX_PANEL_ROWS] __attribute__((aligned(64)));
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        const float *words[MX_PANEL_ROWS];
+        MX_UNROLL
+        for (int r = 0; r < MX_PANEL_ROWS; r++) {
+            const uint8_t *at = rows[i * MX_PANEL_ROWS + r] + k * BF16_ELEMENT;
+            words[r] = (const float *)(const void *)at;
+            /* A cache line, to the second level: rows often lie 4 KB apart, where the
+             * first has no room for all of them. Beyond the last this does nothing. */
+            __builtin_prefetch(at + BF16_AHEAD, 0, 2);
+        }
+        lanes_transpose(words, 0, pairs[i]);
+    }
+    MX_UNROLL
+    for (size_t c = 0; c < 16; c++) {
+        MX_UNROLL
+        for (int i = 0; i < n_panels; i++) {
+            lanes pair = lanes_load(pairs[i] + c * MX_PANEL_ROWS);
+            bf16_add(x, k + 2 * c, lanes_bf16_low(pair), n_tokens, acc[i]);
+            bf16_add(x, k + 2 * c + 1, lanes_bf16_high(pair), n_tokens, acc[i]);
+        }
+    }
+}
+
+/* n_panels * 16 rows from `row` on, n_tokens or fewer tokens. */
+MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, int n_tokens)
+{
+    const uint8_t *rows[BF16_PANELS * MX_PANEL_ROWS];
+    const float *x[MX_BF16_TOKENS];
+    lanes acc[BF16_PANELS][MX_BF16_TOKENS];
+    for (size_t r = 0; r < (size_t)n_panels * MX_PANEL_ROWS; r++) {
+        size_t valid = row + r < p->n_rows ? row + r : p->n_rows - 1;
+        rows[r] = p->rows + valid * p->row_bytes;
+    }
+    MX_UNROLL
+    for (int t = 0; t < n_tokens; t++) {
+        size_t valid = (size_t)t < p->n_tokens ? (size_t)t : 0;
+        x[t] = p->x + valid * p->x_stride;
+        MX_UNROLL
+        for (int i = 0; i < n_panels; i++) {
+            acc[i][t] = lanes_set(0);
+        }
+    }
+    size_t whole = p->k / BF16_STEP * BF16_STEP;
+    for (size_t k = 0; k < whole; k += BF16_STEP) {
+        bf16_step(rows, x, k, n_panels, n_tokens, acc);
+    }
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        float panel[BF16_STEP * MX_PANEL_ROWS];
+        bf16_unpack_part(rows + i * MX_PANEL_ROWS, whole, p->k - whole, panel);
+        for (size_t k = whole; k < p->k; k++) {
+            lanes column = lanes_load(panel + (k - whole) * MX_PANEL_ROWS);
+            bf16_add(x, k, column, n_tokens, acc[i]);
+        }
+    }
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        size_t first = row + (size_t)i * MX_PANEL_ROWS, rest = p->n_rows - first;
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            if ((size_t)t < p->n_tokens) {
+                lanes_store_part(p->out + (size_t)t * p->out_stride + first, acc[i][t],
+                                 rest < MX_PANEL_ROWS ? rest : MX_PANEL_ROWS);
+            }
+        }
+    }
+}
+
+MX_TEMPLATE void bf16_rows(const mx_bf16_product *p, int n_panels, int n_tokens)
+{
+    size_t row = 0, step = (size_t)n_panels * MX_PANEL_ROWS;
+    for (; row + step <= p->n_rows; row += step) {
+        bf16_tile(p, row, n_panels, n_tokens);
+    }
+    for (; row < p->n_rows; row += MX_PANEL_ROWS) {
+        bf16_tile(p, row, 1, n_tokens);
+    }
+}
+
+static void lanes_bf16_product(const mx_bf16_product *p)
+{
+    if (p->n_tokens == 1) {
+        bf16_rows(p, BF16_PANELS, 1);
+    } else if (p->n_tokens <= 4) {
+        bf16_rows(p, BF16_PANELS, 4);
+    } else {
+        bf16_rows(p, 1, MX_BF16_TOKENS);
+    }
+}
+
+#endif
