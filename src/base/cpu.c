@@ -18,10 +18,10 @@
  * hold tile state (Linux: arch_prctl(2), ARCH_REQ_XCOMP_PERM). */
 static bool amx_permitted(void)
 {
-    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX_TILE = 1 << 24, AMX_INT8 = 1 << 25 };
+    enum { REQUEST_PERMISSION = 0x1023, TILE_DATA = 18, AMX_BF16 = 1 << 22, AMX_TILE = 1 << 24 };
     unsigned eax, ebx, ecx, edx;
     if (!__get_cpuid_count(7, 0, &eax, &ebx, &ecx, &edx) ||
-        (edx & (AMX_TILE | AMX_INT8)) != (AMX_TILE | AMX_INT8)) {
+        (edx & (AMX_TILE | AMX_BF16)) != (AMX_TILE | AMX_BF16)) {
         return false;
     }
     return syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA) == 0;

@@ -7,7 +7,7 @@
 enum {
     MX_CPU_AVX2 = 1u << 0,   /* AVX2 + FMA + F16C */
     MX_CPU_AVX512 = 1u << 1, /* AVX-512 F, BW, VL, DQ, VBMI, VNNI */
-    MX_CPU_AMX = 1u << 3,    /* AMX tiles with int8, on top of MX_CPU_AVX512 */
+    MX_CPU_AMX = 1u << 3,    /* AMX tiles with bf16, on top of MX_CPU_AVX512 */
     MX_CPU_NEON = 1u << 2,   /* ARMv8 Advanced SIMD with dot product */
 };
 

@@ -1,8 +1,9 @@
-/* AMX: tdpbssd on full tiles, 16 x 16 x 64 products of bytes an instruction. What is
- * not about tiles is AVX-512's. */
+/* AMX: tdpbf16ps on full tiles, 16 x 16 x 32 products of bf16 an instruction: the
+ * arithmetic of the exact integer product (kernel_amx.c). What is not about tiles is
+ * AVX-512's. */
 #include "bench/peak.h"
 
-#if defined(__AMX_INT8__)
+#if defined(__AMX_BF16__)
 #include <immintrin.h>
 
 /* Tile configuration, palette 1 (Intel SDM vol. 1, 18.3). */
@@ -24,12 +25,12 @@ static void int_run(uint64_t n)
     __asm__ volatile("" : : "r"(&config) : "memory");
     _tile_loadconfig(&config);
     for (uint64_t j = 0; j < n; j++) {
-        _tile_dpbssd(0, 6, 7);
-        _tile_dpbssd(1, 6, 7);
-        _tile_dpbssd(2, 6, 7);
-        _tile_dpbssd(3, 6, 7);
-        _tile_dpbssd(4, 6, 7);
-        _tile_dpbssd(5, 6, 7);
+        _tile_dpbf16ps(0, 6, 7);
+        _tile_dpbf16ps(1, 6, 7);
+        _tile_dpbf16ps(2, 6, 7);
+        _tile_dpbf16ps(3, 6, 7);
+        _tile_dpbf16ps(4, 6, 7);
+        _tile_dpbf16ps(5, 6, 7);
     }
     _tile_release();
 }
@@ -37,8 +38,8 @@ static void int_run(uint64_t n)
 const mx_peak mx_peak_amx = {
     .isa = "amx",
     .below = &mx_peak_avx512,
-    .int_name = "tdpbssd 16x16x64",
-    .int_macs = 6.0 * 16 * 16 * 64,
+    .int_name = "tdpbf16ps 16x16x32",
+    .int_macs = 6.0 * 16 * 16 * 32,
     .int_run = int_run,
 };
 #endif

@@ -206,19 +206,33 @@ void mx_layout_panel_pack(const mx_quant *weights, const mx_quant *activations, 
     header_write(&layout, panel);
 }
 
+static void range_add(const uint8_t *header, int *min, int *max)
+{
+    *min = header[MX_SCALE_MIN_AT] < *min ? header[MX_SCALE_MIN_AT] : *min;
+    *max = header[MX_SCALE_MAX_AT] > *max ? header[MX_SCALE_MAX_AT] : *max;
+}
+
+mx_scale_range mx_layout_range(const mx_int_layout *layout, const uint8_t *panels, size_t n_panels,
+                               const uint8_t *tiles, size_t n_tiles)
+{
+    const int zero = MX_SCALE_OF_ZERO;
+    mx_scale_range range = {.w_min = zero, .w_max = zero, .a_min = zero, .a_max = zero};
+    for (size_t i = 0; i < n_panels; i++) {
+        range_add(panels + i * layout->panel_bytes, &range.w_min, &range.w_max);
+    }
+    for (size_t i = 0; i < n_tiles; i++) {
+        range_add(tiles + i * layout->tile_bytes, &range.a_min, &range.a_max);
+    }
+    return range;
+}
+
 bool mx_layout_is_plain(const mx_int_layout *layout, const uint8_t *panel, const uint8_t *tiles,
                         size_t n_tiles)
 {
-    int w_min = panel[MX_SCALE_MIN_AT], w_max = panel[MX_SCALE_MAX_AT];
-    int a_min = MX_SCALE_OF_ZERO, a_max = MX_SCALE_OF_ZERO;
-    for (size_t i = 0; i < n_tiles; i++) {
-        const uint8_t *header = tiles + i * layout->tile_bytes;
-        a_min = header[MX_SCALE_MIN_AT] < a_min ? header[MX_SCALE_MIN_AT] : a_min;
-        a_max = header[MX_SCALE_MAX_AT] > a_max ? header[MX_SCALE_MAX_AT] : a_max;
-    }
+    mx_scale_range r = mx_layout_range(layout, panel, 1, tiles, n_tiles);
     int bias = 2 * MX_E8M0_BIAS + layout->pair.shift;
-    bool weights_fit = w_min >= 1 && w_max - MX_E8M0_BIAS + layout->pair.dot_bits <= 127;
+    bool weights_fit = r.w_min >= 1 && r.w_max - MX_E8M0_BIAS + layout->pair.dot_bits <= 127;
     /* -149: the smallest power of two of fp32. */
-    return weights_fit && w_min + a_min - bias >= -149 &&
-           w_max + a_max - bias + layout->pair.dot_bits <= 127;
+    return weights_fit && r.w_min + r.a_min - bias >= -149 &&
+           r.w_max + r.a_max - bias + layout->pair.dot_bits <= 127;
 }

@@ -52,6 +52,14 @@ void mx_layout_panel_pack(const mx_quant *weights, const mx_quant *activations, 
                           const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
                           uint8_t *panel);
 
+/* Smallest and largest scale byte of panels and of tiles, NaN of tiles not counted. */
+typedef struct mx_scale_range {
+    int w_min, w_max, a_min, a_max;
+} mx_scale_range;
+
+mx_scale_range mx_layout_range(const mx_int_layout *layout, const uint8_t *panels, size_t n_panels,
+                               const uint8_t *tiles, size_t n_tiles);
+
 /*
  * True when every block product of the panel and the tiles can be added as
  * fmaf((float)dot, 2^e, acc) with 2^e and dot * 2^ew finite and exact, so that

@@ -10,6 +10,13 @@
 #include "kernel/lanes_quant.h"
 #include "kernel/lanes_tile.h"
 
+void mx_avx512_int_tile_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
+                             const float *x, size_t x_stride, size_t n_tokens,
+                             uint64_t first_stream, uint8_t *tile)
+{
+    lanes_int_tile_pack(weights, activations, k, x, x_stride, n_tokens, first_stream, tile);
+}
+
 void mx_kernels_avx512(mx_kernels *table)
 {
     *table = (mx_kernels){
@@ -18,7 +25,7 @@ void mx_kernels_avx512(mx_kernels *table)
         .int_panel_bytes = mx_layout_panel_bytes,
         .int_tile_bytes = mx_layout_tile_bytes,
         .int_panel_pack = mx_layout_panel_pack,
-        .int_tile_pack = lanes_int_tile_pack,
+        .int_tile_pack = mx_avx512_int_tile_pack,
         .int_product = mx_avx512_int_product,
         .f32_panel_pack = lanes_f32_panel_pack,
         .f32_product = lanes_f32_product,

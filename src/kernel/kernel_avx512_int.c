@@ -608,21 +608,26 @@ static void product_small(const mx_int_product *product, const mx_int_layout *la
     }
 }
 
-void mx_avx512_int_product(const mx_int_product *product)
+void mx_avx512_int_product_of(const mx_int_product *product, const mx_int_layout *layout)
 {
-    mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     if (product->n_tokens <= SMALL_TOKENS) {
         mx_int_product valid = *product;
         valid.n_panels = n_panels;
-        product_small(&valid, &layout);
+        product_small(&valid, layout);
         return;
     }
     size_t n_tiles = (product->n_tokens + 15) / 16;
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0; panel < n_panels; panel += 2) {
-            product_sweep(product, &layout, panel, mx_min_size(n_panels - panel, 2), tile,
+            product_sweep(product, layout, panel, mx_min_size(n_panels - panel, 2), tile,
                           mx_min_size(n_tiles - tile, GROUP_TILES));
         }
     }
+}
+
+void mx_avx512_int_product(const mx_int_product *product)
+{
+    mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
+    mx_avx512_int_product_of(product, &layout);
 }
