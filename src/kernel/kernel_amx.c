@@ -374,8 +374,8 @@ static void sweep_group(sweep *s)
     }
 }
 
-/* True when all operands are normal bf16 numbers, and sums and products as the comment
- * at the top wants them. */
+/* True when sums and products are as the comment at the top wants them. Both ranges
+ * contain 2^0, so that the operands are normal and finite with their products. */
 static bool tiles_can(const amx_layout *layout, const mx_int_product *product, size_t n_panels,
                       size_t n_tiles)
 {
@@ -386,8 +386,7 @@ static bool tiles_can(const amx_layout *layout, const mx_int_product *product, s
     mx_scale_range r =
         mx_layout_range(&layout->base, product->panels, n_panels, product->tiles, n_tiles);
     int bias = 2 * MX_E8M0_BIAS + pair->shift;
-    return r.w_min >= 1 && r.w_max <= TOP_SCALE && r.a_min - pair->shift >= 1 &&
-           r.a_max - pair->shift <= TOP_SCALE && r.w_min + r.a_min - bias >= -126 &&
+    return r.w_max <= TOP_SCALE && r.w_min + r.a_min - bias >= -126 &&
            r.w_max + r.a_max - bias + pair->dot_bits <= 127;
 }
 

@@ -264,6 +264,34 @@ static void test_range_ends(void **state)
     }
 }
 
+/* Scales of one operand at their ends, those of the other such that products lie
+ * around `middle`: at 1, and where the sums of a block's products become subnormal. */
+static void test_scale_ends(void **state)
+{
+    (void)state;
+    static const int bytes[] = {0, 1, 2, 3, 4, 7, 8, 9, 120, 245, 246, 247, 248, 249, 253, 254};
+    static const int middles[] = {0, -100, -120, -122, -124, -126, -128, -140, 100};
+    ladder all = ladder_make();
+    dice d = {.seed = 8};
+    for (size_t i = 0; i < MX_COUNT(bytes) * MX_COUNT(middles) * 2; i++) {
+        int middle = middles[i / 2 / MX_COUNT(bytes)];
+        int w_byte = bytes[i / 2 % MX_COUNT(bytes)], a_exponent = middle - (w_byte - 127);
+        mx_quant w = quant_make(i % 2 ? "fp4_e2m1" : "int8", 32);
+        mx_quant a = quant_make(i % 2 ? "fp6_e2m3" : "int8", 32);
+        problem p = problem_make(&w, &a, 128, 33, 17);
+        problem_fill(&p, &d, DATA_NORMAL, DATA_NORMAL);
+        for (size_t j = 0; j < p.n_rows * p.scale_count; j++) {
+            int byte = w_byte + (int)dice_below(&d, 3);
+            p.scales[j] = (uint8_t)(byte > 255 ? 255 : byte);
+        }
+        for (size_t j = 0; j < p.n_tokens * p.k; j++) {
+            p.x[j] = ldexpf(p.x[j], a_exponent);
+        }
+        problem_compare(&p, &all);
+        problem_free(&p);
+    }
+}
+
 /* A packed row's values in double, where no scale overflows. */
 static void row_values(const mx_quant *quant, const uint8_t *packed, const uint8_t *scales,
                        size_t n, double *values)
@@ -434,7 +462,7 @@ int main(void)
         cmocka_unit_test(test_tile_pack),  cmocka_unit_test(test_saturated),
         cmocka_unit_test(test_shapes),     cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_long),       cmocka_unit_test(test_batch),
-        cmocka_unit_test(test_range_ends),
+        cmocka_unit_test(test_range_ends), cmocka_unit_test(test_scale_ends),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
