@@ -32,10 +32,13 @@
 enum {
     BLOCK = 32,
     BLOCK_BYTES = 16 * BLOCK * 2, /* of one operand */
-    RUN_BLOCKS = 16,              /* unpacked weights of two panels: 32 KiB */
-    GROUP_PANELS = 8,
-    GROUP_TILES = 32, /* accumulators of a group: 256 KiB */
-    MIN_TOKENS = 9,   /* below, unpacking costs more than it saves */
+    /* A run's unpacked weights of two panels take 16 KiB and stay in the first-level
+     * cache while as much of every two tiles streams through it: longer runs are slower,
+     * and shorter ones move accumulators too often. */
+    RUN_BLOCKS = 8,
+    GROUP_PANELS = 16, /* that pass over a run's rows while the second level holds them */
+    GROUP_TILES = 32,  /* accumulators of a group: 512 KiB */
+    MIN_TOKENS = 9,    /* below, unpacking costs more than it saves */
     /* Scale byte of the tables from which weights are scaled down: the largest that
      * leaves 2^7 times it, and so every 8-bit value, finite. */
     TOP_SCALE = 247,
@@ -190,6 +193,12 @@ static void panel_unpack(const mx_int_product *product, const mx_int_layout *lay
         table = nibble_table(product->weights->format);
     }
     for (size_t b = 0; b < n; b++) {
+        /* The same of the panels that come next; beyond the last this does nothing. */
+        const uint8_t *next = codes + 2 * layout->panel_bytes + b * block_bytes;
+        for (size_t i = 0; i < block_bytes; i += 64) {
+            _mm_prefetch((const char *)next + i, _MM_HINT_T0);
+        }
+        _mm_prefetch((const char *)scales + 2 * layout->panel_bytes + b * 16, _MM_HINT_T0);
         __m128i bytes = _mm_load_si128((const __m128i *)(const void *)(scales + b * 16));
         __m512i scale = _mm512_cvtepu8_epi32(bytes);
         if (layout->nibbles) {
