@@ -83,7 +83,7 @@ mx_status mx_windows_read(const mx_model *model, const char *path, uint32_t samp
         goto done;
     }
     if (n_ids < (size_t)length - (bos >= 0)) {
-        status = mx_error_set(err, MX_ERR_ARGUMENT,
+        status = mx_error_set(err, MX_ERR_FORMAT,
                               "%s: calibration text of %zu tokens is shorter than one window of %u",
                               path, n_ids, length);
         goto done;

@@ -313,14 +313,17 @@ static mx_status calibrate(run *r, mx_error *err)
 {
     mx_layerwise job = layerwise_job(r);
     MX_TRY(mx_layerwise_run(&job, err));
-    char source[160] = "text sampled from the model itself, temperature 1";
+    char source[160] = "text sampled from the model itself, temperature 1", short_of[64] = "";
     if (job.calib_path != NULL) {
         snprintf(source, sizeof source, "%.100s, %llu tokens", mx_path_base(job.calib_path),
                  (unsigned long long)job.source_tokens);
     }
+    if (job.windows < job.samples) {
+        snprintf(short_of, sizeof short_of, ", too short for %u", job.samples);
+    }
     snprintf(r->stats.calibration, sizeof r->stats.calibration,
-             "calibrated on %u windows of %u tokens (%s), seed %llu", job.windows, job.length,
-             source, (unsigned long long)job.seed);
+             "calibrated on %u windows of %u tokens (%s%s), seed %llu", job.windows, job.length,
+             source, short_of, (unsigned long long)job.seed);
     return MX_OK;
 }
 

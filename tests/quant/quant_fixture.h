@@ -153,6 +153,32 @@ static inline void fixture_same_folders(const char *a, const char *b)
     closedir(folder);
 }
 
+/* A copy of a golden directory that a test may change. */
+static inline const char *fixture_copy_model(const char *golden, const char *name)
+{
+    mx_error err = {0};
+    char from[FIXTURE_PATH];
+    const char *dir = fixture_path(name);
+    fixture_golden(golden, from);
+    fixture_ok(mx_path_make_dirs(dir, &err), err);
+    DIR *folder = opendir(from);
+    assert_non_null(folder);
+    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
+        if (entry->d_name[0] != '.') {
+            char *source = mx_path_join(from, entry->d_name), *target, *bytes;
+            size_t size;
+            target = mx_path_join(dir, entry->d_name);
+            fixture_ok(mx_file_read(source, 1 << 20, &bytes, &size, &err), err);
+            fixture_ok(mx_file_write(target, bytes, size, &err), err);
+            free(source);
+            free(target);
+            free(bytes);
+        }
+    }
+    closedir(folder);
+    return dir;
+}
+
 /* ---- runs ---------------------------------------------------------------------- */
 
 /* Settings written "key=value key=value". */
@@ -214,6 +240,25 @@ static inline mx_rows fixture_rows(const mx_checkpoint *checkpoint, const char *
     mx_rows rows;
     fixture_ok(mx_checkpoint_rows(checkpoint, name, &rows, &err), err);
     return rows;
+}
+
+/* Overwrites an element of a bf16 tensor of the unsharded model in folder `dir`;
+ * bytes [2], little-endian. */
+static inline void fixture_patch(const char *dir, const char *tensor, uint64_t row, uint64_t col,
+                                 const char *bytes)
+{
+    mx_checkpoint *checkpoint = fixture_open(dir);
+    mx_rows rows = fixture_rows(checkpoint, tensor);
+    assert_int_equal(rows.tensor->dtype, MX_DTYPE_BF16);
+    uint64_t at = rows.tensor->offset + row * rows.row_bytes + 2 * col;
+    mx_checkpoint_close(checkpoint);
+    char *path = mx_path_join(dir, "model.safetensors");
+    FILE *file = fopen(path, "r+b");
+    assert_non_null(file);
+    assert_int_equal(fseek(file, (long)at, SEEK_SET), 0);
+    assert_int_equal(fwrite(bytes, 1, 2, file), 2);
+    assert_int_equal(fclose(file), 0);
+    free(path);
 }
 
 #endif

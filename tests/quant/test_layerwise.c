@@ -4,7 +4,9 @@
  */
 #include "quant/quant_fixture.h"
 
+#include "base/clock.h"
 #include "base/json.h"
+#include "base/rng.h"
 #include "quant/calibration.h"
 #include "quant/spill.h"
 
@@ -182,61 +184,170 @@ static void test_killed(void **state)
     check_killed("blockwise");
 }
 
+/* Wherever the clock finds it, with two threads, and continued with one. */
+static void check_killed_any_time(const char *method)
+{
+    mx_error err = {0};
+    const char *whole = fixture_path("whole"), *out = fixture_path("out");
+    double start = mx_clock_seconds();
+    fixture_ok(fixture_quantize(model, whole, make_run(method, calib_text(), 2), NULL, &err), err);
+    double seconds = mx_clock_seconds() - start;
+    uint64_t seed = (uint64_t)(start * 1e9);
+    int n_killed = 0;
+    for (uint32_t i = 0; i < 12; i++) {
+        double share = ldexp((double)mx_philox_u32(seed, 0, i), -32);
+        pid_t child = fork();
+        assert_true(child >= 0);
+        if (child == 0) {
+            fixture_quantize(model, out, make_run(method, fixture_path("calib.txt"), 2), NULL,
+                             NULL);
+            _exit(0);
+        }
+        usleep((useconds_t)(share * seconds * 1e6));
+        kill(child, SIGKILL);
+        int how = 0;
+        assert_int_equal(waitpid(child, &how, 0), child);
+        n_killed += WIFSIGNALED(how);
+        fixture_run run = make_run(method, fixture_path("calib.txt"), 1);
+        run.options.resume = true;
+        run.options.overwrite = !WIFSIGNALED(how); /* it had finished */
+        fixture_ok(fixture_quantize(model, out, run, NULL, &err), err);
+        fixture_same_folders(whole, out);
+        fixture_remove(out);
+    }
+    assert_true(n_killed > 0);
+    fixture_remove(whole);
+}
+
+static void test_killed_any_time(void **state)
+{
+    (void)state;
+    check_killed_any_time("gptq");
+    check_killed_any_time("blockwise");
+}
+
+/* Another seed takes other windows, so that other codes come out. */
+static void test_seed(void **state)
+{
+    (void)state;
+    for (size_t i = 0; i < 2; i++) {
+        mx_error err = {0};
+        static const char *const names[] = {"seven", "eight"};
+        char *bytes[2];
+        size_t size[2];
+        for (size_t j = 0; j < 2; j++) {
+            fixture_run run = make_run(i == 0 ? "search" : "gptq", calib_text(), 1);
+            run.options.seed += j;
+            const char *out = fixture_path(names[j]);
+            fixture_ok(fixture_quantize(model, out, run, NULL, &err), err);
+            char *path = mx_path_join(out, "model.safetensors");
+            fixture_ok(mx_file_read(path, 1 << 20, &bytes[j], &size[j], &err), err);
+            free(path);
+            fixture_remove(out);
+        }
+        assert_int_equal(size[0], size[1]);
+        assert_true(memcmp(bytes[0], bytes[1], size[0]) != 0);
+        free(bytes[0]);
+        free(bytes[1]);
+    }
+}
+
 /* ---- texts ------------------------------------------------------------------------ */
+
+static const char *const calibrated[] = {"search", "gptq", "blockwise"};
+
+/* A run on the text of `words` fails so, and leaves nothing. */
+static void check_refused_text(const char *method, const char *words, mx_status wanted,
+                               const char *message)
+{
+    mx_error err = {0};
+    const char *path = fixture_path("text.txt"), *out = fixture_path("none");
+    fixture_ok(mx_file_write(path, words, strlen(words), &err), err);
+    size_t n_files = fixture_count(fixture_dir);
+    fixture_fails(fixture_quantize(model, out, make_run(method, path, 1), NULL, &err), wanted,
+                  message, err);
+    assert_int_equal(fixture_count(fixture_dir), n_files);
+}
+
+static void check_refused(fixture_run run, mx_status wanted, const char *message)
+{
+    mx_error err = {0};
+    size_t n_files = fixture_count(fixture_dir);
+    fixture_fails(fixture_quantize(model, fixture_path("none"), run, NULL, &err), wanted, message,
+                  err);
+    assert_int_equal(fixture_count(fixture_dir), n_files);
+}
 
 static void test_texts(void **state)
 {
     (void)state;
-    mx_error err = {0};
-    const char *path = fixture_path("text.txt"), *out = fixture_path("none");
-    write_text(path, "", 0);
-    fixture_fails(fixture_quantize(model, out, make_run("gptq", path, 1), NULL, &err),
-                  MX_ERR_ARGUMENT, "0 tokens is shorter than one window of 16", err);
-    write_text(path, "a", 1);
-    fixture_fails(fixture_quantize(model, out, make_run("search", path, 1), NULL, &err),
-                  MX_ERR_ARGUMENT, "is shorter than one window of 16", err);
-    fixture_fails(fixture_quantize(model, out, make_run("gptq", "/nowhere.txt", 1), NULL, &err),
-                  MX_ERR_IO, "/nowhere.txt", err);
-    FILE *file = fopen(path, "w");
-    assert_non_null(file);
-    fputs("\xFF\xFE not text", file);
-    fclose(file);
-    fixture_fails(fixture_quantize(model, out, make_run("gptq", path, 1), NULL, &err),
-                  MX_ERR_FORMAT, "text.txt", err);
-    fixture_run run = make_run("gptq", calib_text(), 1);
-    run.options.calib_length = 1u << 20;
-    fixture_fails(fixture_quantize(model, out, run, NULL, &err), MX_ERR_ARGUMENT, "positions", err);
-    run = make_run("gptq", NULL, 1);
-    run.settings = "weights=bf16";
-    fixture_fails(fixture_quantize(model, out, run, NULL, &err), MX_ERR_ARGUMENT,
-                  "needs weights with shared scales", err);
-    assert_false(mx_path_is_dir(out));
+    for (size_t i = 0; i < MX_COUNT(calibrated); i++) {
+        const char *method = calibrated[i];
+        check_refused_text(method, "", MX_ERR_FORMAT,
+                           "text.txt: calibration text of 0 tokens is shorter than one window of "
+                           "16");
+        check_refused_text(method, "a", MX_ERR_FORMAT, "is shorter than one window of 16");
+        check_refused_text(method, "\xFF\xFE not text", MX_ERR_FORMAT, "text.txt");
+        check_refused(make_run(method, "/nowhere.txt", 1), MX_ERR_IO, "/nowhere.txt");
+        fixture_run run = make_run(method, calib_text(), 1);
+        run.options.calib_length = 513;
+        check_refused(run, MX_ERR_ARGUMENT, "513 tokens, but the model has 512 positions");
+        run = make_run(method, NULL, 1);
+        run.settings = "weights=bf16";
+        check_refused(run, MX_ERR_ARGUMENT, "needs weights with shared scales");
+    }
 }
 
-/* One window, fewer than asked for, or windows of one token over and over are enough
- * for a sound result. */
-static void check_poor_text(const char *method, const char *words, int times)
+/* A sound result: it opens, and the summary holds `words`. */
+static void check_sound(const char *source, fixture_run run, const char *words)
 {
     mx_error err = {0};
-    const char *path = fixture_path("short.txt"), *out = fixture_path("short");
+    const char *out = fixture_path("sound");
     char *summary;
-    write_text(path, words, times);
-    fixture_run run = make_run(method, path, 1);
-    fixture_ok(fixture_quantize(model, out, run, &summary, &err), err);
+    fixture_ok(fixture_quantize(source, out, run, &summary, &err), err);
+    if (strstr(summary, words) == NULL) {
+        fail_msg("%s: \"%s\" is not in \"%s\"", run.options.method, words, summary);
+    }
     free(summary);
     mx_checkpoint_close(fixture_open(out));
     fixture_remove(out);
 }
 
+/* One window of 16 tokens, so that second moments of 32 and 64 inputs have rank 16 at
+ * most; fewer windows than asked for, which is said; one token over and over. */
 static void test_poor_text(void **state)
 {
     (void)state;
     char same[512];
     memset(same, ' ', sizeof same - 1);
     same[sizeof same - 1] = '\0';
-    check_poor_text("gptq", "the cat sat on", 3);
-    check_poor_text("blockwise", "the cat sat on", 3);
-    check_poor_text("blockwise", same, 1);
+    for (size_t i = 0; i < MX_COUNT(calibrated); i++) {
+        fixture_run run = make_run(calibrated[i], calib_text(), 1);
+        run.options.calib_samples = 1;
+        check_sound(model, run, "calibrated on 1 windows of 16 tokens (calib.txt");
+        run = make_run(calibrated[i], fixture_path("short.txt"), 1);
+        write_text(run.options.calib_path, "the cat sat on", 3);
+        check_sound(model, run, ", too short for 6), seed 7");
+        write_text(run.options.calib_path, same, 1);
+        check_sound(model, run, "calibrated on");
+    }
+}
+
+/* Gains of zero: whole blocks of inputs that are never but zero. */
+static void test_dead_channels(void **state)
+{
+    (void)state;
+    const char *dead = fixture_copy_model("../app/fixtures/tiny", "dead");
+    for (uint64_t i = 0; i < 32; i++) {
+        fixture_patch(dead, "model.layers.0.input_layernorm.weight", 0, i, "\0\0");
+        if (i % 3 != 0) {
+            fixture_patch(dead, "model.layers.1.post_attention_layernorm.weight", 0, i, "\0\0");
+        }
+    }
+    for (size_t i = 0; i < MX_COUNT(calibrated); i++) {
+        check_sound(dead, make_run(calibrated[i], calib_text(), 2), "calibrated on 6 windows");
+    }
+    fixture_remove(dead);
 }
 
 /* Windows do not overlap, and a seed has its own. */
@@ -286,10 +397,12 @@ static int setup(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_record),
-        cmocka_unit_test(test_resume),  cmocka_unit_test(test_killed),
-        cmocka_unit_test(test_texts),   cmocka_unit_test(test_poor_text),
-        cmocka_unit_test(test_windows), cmocka_unit_test(test_spill),
+        cmocka_unit_test(test_threads),         cmocka_unit_test(test_record),
+        cmocka_unit_test(test_resume),          cmocka_unit_test(test_killed),
+        cmocka_unit_test(test_killed_any_time), cmocka_unit_test(test_seed),
+        cmocka_unit_test(test_texts),           cmocka_unit_test(test_poor_text),
+        cmocka_unit_test(test_dead_channels),   cmocka_unit_test(test_windows),
+        cmocka_unit_test(test_spill),
     };
     return cmocka_run_group_tests(tests, setup, fixture_teardown);
 }

@@ -227,32 +227,6 @@ static void write_text(const char *dir, const char *name, const char *text)
     free(path);
 }
 
-/* A copy of a golden directory that a test may change. */
-static const char *copy_model(const char *golden, const char *name)
-{
-    mx_error err = {0};
-    char from[FIXTURE_PATH];
-    const char *dir = fixture_path(name);
-    fixture_golden(golden, from);
-    fixture_ok(mx_path_make_dirs(dir, &err), err);
-    DIR *folder = opendir(from);
-    assert_non_null(folder);
-    for (const struct dirent *entry; (entry = readdir(folder)) != NULL;) {
-        if (entry->d_name[0] != '.') {
-            char *source = mx_path_join(from, entry->d_name), *target, *bytes;
-            size_t size;
-            target = mx_path_join(dir, entry->d_name);
-            fixture_ok(mx_file_read(source, 1 << 20, &bytes, &size, &err), err);
-            fixture_ok(mx_file_write(target, bytes, size, &err), err);
-            free(source);
-            free(target);
-            free(bytes);
-        }
-    }
-    closedir(folder);
-    return dir;
-}
-
 static void test_tokenizer_files_are_copied(void **state)
 {
     (void)state;
@@ -260,7 +234,7 @@ static void test_tokenizer_files_are_copied(void **state)
     static const char *const names[] = {"tokenizer.json", "tokenizer_config.json",
                                         "special_tokens_map.json", "generation_config.json",
                                         "chat_template.jinja"};
-    const char *model = copy_model("llama_gqa", "model"), *out = fixture_path("out");
+    const char *model = fixture_copy_model("llama_gqa", "model"), *out = fixture_path("out");
     for (size_t i = 0; i < MX_COUNT(names); i++) {
         write_text(model, names[i], names[i]); /* bytes, not meaning, are copied */
     }
@@ -449,7 +423,7 @@ static void test_overwriting(void **state)
 {
     (void)state;
     mx_error err = {0};
-    const char *model = copy_model("llama_gqa", "model"), *out = fixture_path("out");
+    const char *model = fixture_copy_model("llama_gqa", "model"), *out = fixture_path("out");
     const char *fresh = fixture_path("fresh");
     fixture_run overwrite = {.options.overwrite = true}, resume = {.options.resume = true};
     fixture_run other = {.settings = "weights=int8", .shard_bytes = 1};
@@ -518,20 +492,10 @@ static void test_nan_weight(void **state)
 {
     (void)state;
     mx_error err = {0};
-    const char *model = copy_model("llama_gqa", "model"), *out = fixture_path("out");
+    const char *model = fixture_copy_model("llama_gqa", "model"), *out = fixture_path("out");
     const char *name = "model.layers.0.self_attn.v_proj.weight";
-    mx_checkpoint *source = fixture_open(model);
-    mx_rows rows = fixture_rows(source, name);
-    assert_int_equal(rows.tensor->dtype, MX_DTYPE_BF16);
-    uint64_t at = rows.tensor->offset + 3 * rows.row_bytes + 2 * 5;
-    char *path = mx_path_join(model, "model.safetensors");
-    mx_checkpoint_close(source);
-    FILE *file = fopen(path, "r+b");
-    assert_non_null(file);
-    assert_int_equal(fseek(file, (long)at, SEEK_SET), 0);
-    assert_int_equal(fwrite("\xC0\x7F", 1, 2, file), 2);
-    fclose(file);
-    static const char *const methods[] = {"rtn", "search", "gptq"};
+    fixture_patch(model, name, 3, 5, "\xC0\x7F");
+    static const char *const methods[] = {"rtn", "search", "gptq", "blockwise"};
     for (size_t i = 0; i < MX_COUNT(methods); i++) {
         const mx_quantize_options options = {
             .method = methods[i], .calib_samples = 2, .calib_length = 8, .overwrite = true};
@@ -540,7 +504,6 @@ static void test_nan_weight(void **state)
                       "model.layers.0.self_attn.v_proj.weight: row 3, column 5 is NaN", err);
     }
     fixture_remove(model);
-    free(path);
     assert_int_equal(fixture_count(fixture_dir), 0);
 }
 
