@@ -321,7 +321,7 @@ static void int_range(void *ctx, size_t begin, size_t end, int thread)
  * them that a job outlasts its own start, and jobs enough to even the threads out. */
 static size_t job_panels(const mx_backend *backend, size_t n_panels)
 {
-    size_t share = n_panels / (8 * (size_t)mx_team_size(backend->team));
+    size_t share = n_panels / (4 * (size_t)mx_team_size(backend->team));
     return share < 2 ? 2 : min_size(share / 2 * 2, JOB_PANELS_MAX);
 }
 
