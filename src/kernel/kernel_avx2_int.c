@@ -1,12 +1,16 @@
 /*
- * Exact integer product with AVX2. One panel passes over up to 128 tokens block by
- * block, accumulators in the first-level cache (the plan of kernel_avx512_int.c).
+ * Exact integer product with AVX2. One panel passes over a group of tokens, a run of
+ * blocks at a time, whose unpacked weights stay in the first-level cache (the plan of
+ * kernel_avx512_int.c); with 16 registers the fp32 accumulators stay there too.
  *
  * 4-bit weights are unsigned with their offset; vpmaddubsw's 16-bit sums run over
  * as many quads as cannot overflow (8, or 4 against int8 activations) before they
- * are widened. Byte weights would saturate: they go as |w| times sign(a, w), at
- * most 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as
- * -128), widened at each quad.
+ * are widened. So 8 rows x token x block of 32 take 8 vpmaddubsw, 7 vpaddw and
+ * vpmaddwd, vpaddd (the seed), vcvtdq2ps, fma: 19 operations for the 16 of the peak.
+ *
+ * Byte weights would saturate: they go as |w| times sign(a, w), at most
+ * 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as -128),
+ * widened at each quad.
  *
  * Few tokens: panels of 4-bit weights are read once, unpacked in registers.
  */
@@ -20,9 +24,11 @@
 #include <string.h>
 
 enum {
-    GROUP_TILES = 8, /* 128 tokens: accumulators take 8 KiB */
-    PIECE_QUADS = 8, /* of a block, unpacked at a time: whole octets */
-    STEP = 4,        /* tokens at a time */
+    GROUP_TILES = 16, /* 256 tokens: accumulators take 16 KiB */
+    RUN_QUADS = 64,   /* unpacked at a time: 4 KiB */
+    RUN_BLOCKS = RUN_QUADS / 2,
+    PART_QUADS = 8, /* of a block, at most, between two widenings */
+    STEP = 4,       /* tokens at a time */
     SCALES = 256,
 };
 
@@ -32,21 +38,23 @@ typedef struct sweep {
     const uint8_t *panel;
     const uint8_t *tiles;
     size_t n_tokens, n_tiles;
-    bool plain;         /* mx_layout_is_plain */
-    size_t piece_quads; /* at most PIECE_QUADS; nibbles: what 16-bit sums hold */
+    bool plain;        /* mx_layout_is_plain */
+    size_t part_quads; /* at most PART_QUADS; nibbles: what 16-bit sums hold */
     /* Scratch. The table holds exponents e where the data is not plain, else 2^e. */
     float table[SCALES][16] __attribute__((aligned(64)));
     float acc[GROUP_TILES * 16][16] __attribute__((aligned(64)));
     int32_t dots[GROUP_TILES * 16][16] __attribute__((aligned(64)));
-    /* Of one piece. Nibbles: value + offset. Bytes: values, then magnitudes. */
-    uint8_t weights[2][PIECE_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
+    /* Of one run. Nibbles: value + offset. Bytes: values, then magnitudes. */
+    uint8_t weights[2][RUN_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
 } sweep;
 
-/* A part of a block: quads [first, first + n_quads) of the row. */
-typedef struct piece {
-    size_t block, first_quad, n_quads;
-    bool begins, ends; /* the block */
-} piece;
+/* Whole blocks of one length, or a part of a long one. */
+typedef struct run {
+    size_t block, n_blocks;
+    size_t first_quad, n_quads;     /* in the row; of each block */
+    bool begins, ends;              /* false: the block's dots come from, rest in scratch */
+    const char *tables[RUN_BLOCKS]; /* plus half a token's slot: its scale's entry */
+} run;
 
 static __m256i nibble_table(const mx_int_layout *layout, const mx_format *format)
 {
@@ -106,24 +114,53 @@ static void scale_range(const sweep *s, size_t block, uint32_t *low, uint32_t *h
     *high /= MX_SLOT_BYTES;
 }
 
-/* Table entries of the scale bytes that the block's tokens have. */
-static void table_fill(sweep *s, size_t block)
+/* 2^e, -149 <= e <= 127. */
+MX_TEMPLATE __m256 power_of_two(__m256i e)
+{
+    __m256i normal = _mm256_slli_epi32(_mm256_add_epi32(e, _mm256_set1_epi32(127)), 23);
+    __m256i place = _mm256_add_epi32(e, _mm256_set1_epi32(149));
+    __m256i subnormal = _mm256_sllv_epi32(_mm256_set1_epi32(1), place);
+    __m256i is_normal = _mm256_cmpgt_epi32(e, _mm256_set1_epi32(-127));
+    return _mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal));
+}
+
+/* 2^e, or e, of 16 rows for scale bytes low .. high of the tokens. */
+static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high, float *entry)
 {
     const uint8_t *scales = s->panel + s->layout->panel_scales + block * 16;
-    float bytes[16];
-    uint32_t low, high;
-    scale_range(s, block, &low, &high);
-    for (size_t r = 0; r < 16; r++) {
-        bytes[r] = (float)scales[r];
+    __m256i bias = _mm256_set1_epi32(2 * MX_E8M0_BIAS + s->layout->pair.shift);
+    __m256 nan = _mm256_set1_ps(NAN);
+    for (size_t half = 0; half < 2; half++, entry += 8) {
+        const __m128i *bytes = (const __m128i *)(const void *)(scales + 8 * half);
+        __m256i w = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes));
+        __m256 w_nan = _mm256_castsi256_ps(_mm256_cmpeq_epi32(w, _mm256_set1_epi32(MX_E8M0_NAN)));
+        w = _mm256_sub_epi32(w, bias);
+        for (uint32_t a = low; a <= high; a++) {
+            __m256i e = _mm256_add_epi32(w, _mm256_set1_epi32((int32_t)a));
+            __m256 value =
+                s->plain ? power_of_two(e) : _mm256_blendv_ps(_mm256_cvtepi32_ps(e), nan, w_nan);
+            /* The entry of a NaN token is NaN even where the data is plain. */
+            _mm256_store_ps(entry + (a - low) * 16, a == MX_E8M0_NAN ? nan : value);
+        }
     }
-    lanes nan = lanes_set(NAN), byte = lanes_load(bytes);
-    float bias = (float)(2 * MX_E8M0_BIAS + s->layout->pair.shift);
-    lanes exponent = lanes_sub(byte, lanes_set(bias));
-    exponent = lanes_select(lanes_equal(byte, lanes_set(MX_E8M0_NAN)), nan, exponent);
-    for (uint32_t a = low; a <= high; a++) {
-        lanes e = a == MX_E8M0_NAN ? nan : lanes_add(exponent, lanes_set((float)a));
-        /* scale_any: the entry of a NaN token is NaN even where the data is plain. */
-        lanes_store(s->table[a], s->plain ? scale_any(lanes_set(1), e) : e);
+}
+
+/* Tables of the blocks from r->block on, as many as fit: shortens the run. */
+static void run_tables(sweep *s, run *r)
+{
+    size_t used = 0;
+    for (size_t b = 0; b < r->n_blocks; b++) {
+        uint32_t low, high;
+        scale_range(s, r->block + b, &low, &high);
+        size_t n = high - low + 1;
+        if (used + n > SCALES) {
+            r->n_blocks = b;
+            return;
+        }
+        table_fill(s, r->block + b, low, high, s->table[used]);
+        const char *entries = (const char *)s->table[used];
+        r->tables[b] = entries - (size_t)low * sizeof s->table[0];
+        used += n;
     }
 }
 
@@ -136,62 +173,80 @@ MX_TEMPLATE void acc_add(__m256i low, __m256i high, const float *entry, float *a
     lanes_store(acc, sum);
 }
 
-/* One quad of 4-bit weights, in 16 bits. */
-MX_TEMPLATE void quad_nibbles(const uint8_t *weights, const uint8_t *a, size_t q, int n_tokens,
-                              __m256i sum[STEP][2])
+/* The value, of which the compiler knows nothing: it would make trees of sums, and
+ * spill most of their leaves. */
+MX_TEMPLATE __m256i opaque(__m256i value)
 {
-    __m256i low = load_i(weights + q * MX_QUAD_BYTES);
-    __m256i high = load_i(weights + q * MX_QUAD_BYTES + 32);
+    __asm__("" : "+x"(value));
+    return value;
+}
+
+/* Where a step's tokens stand in a run: by value, so that stores cannot make the
+ * compiler load the addresses again. */
+typedef struct step {
+    const uint8_t *weights;
+    const uint8_t *seeds, *slots, *quads; /* of the step's first token */
+    float *acc;                           /* [n_tokens][16] */
+    int32_t *dots;                        /* [n_tokens][16] */
+    /* A quarter of the block's lines in the next tile, which this step prefetches;
+     * prefetching beyond the last tile does nothing. */
+    const uint8_t *next_quads, *next_lane;
+} step;
+
+/* One quad of 4-bit weights, in 16 bits; the first one begins the sums. */
+MX_TEMPLATE void quad_nibbles(step at, size_t q, int n_tokens, __m256i sum[STEP][2])
+{
+    __m256i low = load_i(at.weights + q * MX_QUAD_BYTES);
+    __m256i high = load_i(at.weights + q * MX_QUAD_BYTES + 32);
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
-        sum[t][0] = _mm256_add_epi16(sum[t][0], _mm256_maddubs_epi16(low, value));
-        sum[t][1] = _mm256_add_epi16(sum[t][1], _mm256_maddubs_epi16(high, value));
+        __m256i value = broadcast_u32(at.quads + q * MX_QUAD_BYTES + t * 4);
+        __m256i x = _mm256_maddubs_epi16(low, value), y = _mm256_maddubs_epi16(high, value);
+        sum[t][0] = q == 0 ? x : opaque(_mm256_add_epi16(sum[t][0], x));
+        sum[t][1] = q == 0 ? y : opaque(_mm256_add_epi16(sum[t][1], y));
     }
 }
 
 /* One quad of byte weights, in 32 bits. */
-MX_TEMPLATE void quad_bytes(const sweep *s, const uint8_t *a, size_t q, int n_tokens,
-                            __m256i sum[STEP][2])
+MX_TEMPLATE void quad_bytes(step at, size_t q, int n_tokens, __m256i sum[STEP][2])
 {
     __m256i ones = _mm256_set1_epi16(1);
     MX_UNROLL
     for (int half = 0; half < 2; half++) {
-        __m256i w = load_i(s->weights[0][q] + 32 * half);
-        __m256i magnitude = load_i(s->weights[1][q] + 32 * half);
+        const uint8_t *weights = at.weights + q * MX_QUAD_BYTES + 32 * half;
+        __m256i w = load_i(weights), magnitude = load_i(weights + RUN_QUADS * MX_QUAD_BYTES);
         MX_UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            __m256i value = broadcast_u32(a + q * MX_QUAD_BYTES + t * 4);
+            __m256i value = broadcast_u32(at.quads + q * MX_QUAD_BYTES + t * 4);
             __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, w));
             sum[t][half] = _mm256_add_epi32(sum[t][half], _mm256_madd_epi16(pairs, ones));
         }
     }
 }
 
-/* sum = the piece's dots, without seeds. `a`: the step's first token in its quads. */
-MX_TEMPLATE void piece_dots(const sweep *s, size_t n_quads, const uint8_t *a, int n_tokens,
-                            bool nibbles, __m256i sum[STEP][2])
+/* sum = dots of n_quads >= 1 quads, without seeds. */
+MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, bool nibbles,
+                            __m256i sum[STEP][2])
 {
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        sum[t][0] = _mm256_setzero_si256();
-        sum[t][1] = _mm256_setzero_si256();
-    }
     if (!nibbles) {
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            sum[t][0] = sum[t][1] = _mm256_setzero_si256();
+        }
         for (size_t q = 0; q < n_quads; q++) {
-            quad_bytes(s, a, q, n_tokens, sum);
+            quad_bytes(at, q, n_tokens, sum);
         }
         return;
     }
-    const uint8_t *weights = s->weights[0][0];
+    quad_nibbles(at, 0, n_tokens, sum);
     if (n_quads == 8) {
         MX_UNROLL
-        for (size_t q = 0; q < 8; q++) {
-            quad_nibbles(weights, a, q, n_tokens, sum);
+        for (size_t q = 1; q < 8; q++) {
+            quad_nibbles(at, q, n_tokens, sum);
         }
     } else {
-        for (size_t q = 0; q < n_quads; q++) {
-            quad_nibbles(weights, a, q, n_tokens, sum);
+        for (size_t q = 1; q < n_quads; q++) {
+            quad_nibbles(at, q, n_tokens, sum);
         }
     }
     __m256i ones = _mm256_set1_epi16(1);
@@ -202,26 +257,14 @@ MX_TEMPLATE void piece_dots(const sweep *s, size_t n_quads, const uint8_t *a, in
     }
 }
 
-/* Where a step's tokens stand: by value, so that stores cannot make the compiler load
- * the addresses again. */
-typedef struct step {
-    const uint8_t *seeds, *slots, *quads; /* of the step's first token */
-    const char *table;
-    float *acc;    /* [n_tokens][16] */
-    int32_t *dots; /* [n_tokens][16] */
-} step;
-
-/* 16 rows and n_tokens tokens over one piece. */
-MX_TEMPLATE void step_piece(const sweep *s, const piece *part, step at, size_t n_quads,
-                            int n_tokens, bool nibbles, bool plain)
+/* Dots of one block, or a part of it, onto the accumulators or to rest. */
+MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens, bool nibbles,
+                          bool plain, __m256i sum[STEP][2])
 {
-    __m256i sum[STEP][2];
-    bool begins = part->begins, ends = part->ends;
-    piece_dots(s, n_quads, at.quads, n_tokens, nibbles, sum);
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m256i low = sum[t][0], high = sum[t][1];
-        if (!begins) {
+        if (!r->begins) {
             low = _mm256_add_epi32(low, load_i(at.dots + t * 16));
             high = _mm256_add_epi32(high, load_i(at.dots + t * 16 + 8));
         } else if (nibbles) { /* byte weights have no offset here */
@@ -229,10 +272,10 @@ MX_TEMPLATE void step_piece(const sweep *s, const piece *part, step at, size_t n
             low = _mm256_add_epi32(low, seed);
             high = _mm256_add_epi32(high, seed);
         }
-        if (ends) {
+        if (r->ends) {
             uint32_t slot;
             memcpy(&slot, at.slots + t * 4, sizeof slot);
-            const char *entry = at.table + slot / 2; /* 16 rows, not 32 */
+            const char *entry = table + slot / 2; /* 16 rows, not 32 */
             acc_add(low, high, (const float *)(const void *)entry, at.acc + t * 16, plain);
         } else {
             store_i(at.dots + t * 16, low);
@@ -241,51 +284,80 @@ MX_TEMPLATE void step_piece(const sweep *s, const piece *part, step at, size_t n
     }
 }
 
-/* One piece over all tokens of the group; the literal arguments make the copies. */
-MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, size_t n_quads, bool nibbles, bool plain)
+/* 16 rows and n_tokens tokens over one run. */
+MX_TEMPLATE void step_run(const run *r, step at, size_t n_quads, int n_tokens, bool nibbles,
+                          bool plain)
+{
+    for (size_t b = 0; b < r->n_blocks; b++) {
+        __m256i sum[STEP][2];
+        if (n_tokens == STEP) {
+            _mm_prefetch((const char *)at.next_quads, _MM_HINT_T0);
+            _mm_prefetch((const char *)at.next_quads + 64, _MM_HINT_T0);
+            _mm_prefetch((const char *)at.next_lane, _MM_HINT_T0);
+        }
+        quads_dots(at, n_quads, n_tokens, nibbles, sum);
+        step_add(r, at, r->tables[b], n_tokens, nibbles, plain, sum);
+        at.weights += n_quads * MX_QUAD_BYTES;
+        at.seeds += 64;
+        at.slots += 64;
+        at.quads += n_quads * MX_QUAD_BYTES;
+        at.next_quads += n_quads * MX_QUAD_BYTES;
+        at.next_lane += 64;
+    }
+}
+
+/* One run over all tokens of the group; the literal arguments make the copies. */
+MX_TEMPLATE void run_sweep(sweep *s, const run *r, size_t n_quads, bool nibbles, bool plain)
 {
     const mx_int_layout *layout = s->layout;
     size_t token = 0, n_tokens;
     for (; token < s->n_tokens; token += n_tokens) {
         const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes + token % 16 * 4;
         step at = {
-            .seeds = tile + layout->tile_seeds + part->block * 64,
-            .slots = tile + layout->tile_slots + part->block * 64,
-            .quads = tile + layout->tile_codes + part->first_quad * MX_QUAD_BYTES,
-            .table = (const char *)s->table,
+            .weights = s->weights[0][0],
+            .seeds = tile + layout->tile_seeds + r->block * 64,
+            .slots = tile + layout->tile_slots + r->block * 64,
+            .quads = tile + layout->tile_codes + r->first_quad * MX_QUAD_BYTES,
             .acc = s->acc[token],
             .dots = s->dots[token],
         };
+        size_t quarter = token % 16 / STEP;
+        at.next_quads = at.quads + layout->tile_bytes + quarter * 2 * MX_QUAD_BYTES;
+        at.next_lane = (quarter % 2 == 0 ? at.seeds : at.slots) + layout->tile_bytes;
         if (s->n_tokens - token >= STEP) {
             n_tokens = STEP;
-            step_piece(s, part, at, n_quads, STEP, nibbles, plain);
+            step_run(r, at, n_quads, STEP, nibbles, plain);
         } else {
             n_tokens = 1;
-            step_piece(s, part, at, n_quads, 1, nibbles, plain);
+            step_run(r, at, n_quads, 1, nibbles, plain);
         }
     }
 }
 
-static void piece_sweep_any(sweep *s, const piece *part)
+static void run_sweep_any(sweep *s, const run *r)
 {
-    size_t n = part->n_quads;
+    size_t n = r->n_quads;
     if (s->layout->nibbles && s->plain) {
-        n == 8 ? piece_sweep(s, part, 8, true, true) : piece_sweep(s, part, n, true, true);
+        n == 8 ? run_sweep(s, r, 8, true, true) : run_sweep(s, r, n, true, true);
     } else if (s->layout->nibbles) {
-        piece_sweep(s, part, n, true, false);
+        run_sweep(s, r, n, true, false);
     } else {
-        s->plain ? piece_sweep(s, part, n, false, true) : piece_sweep(s, part, n, false, false);
+        s->plain ? run_sweep(s, r, n, false, true) : run_sweep(s, r, n, false, false);
     }
 }
 
-/* The piece's weights to scratch. */
-static void piece_unpack(sweep *s, const piece *part)
+/* The run's weights to scratch. */
+static void run_unpack(sweep *s, const run *r)
 {
     const uint8_t *codes = s->panel + s->layout->panel_codes;
     __m256i low = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
-    for (size_t q = 0; q < part->n_quads; q++) {
+    size_t n_quads = r->n_blocks * r->n_quads;
+    for (size_t q = 0; q < n_quads; q++) {
+        size_t quad = r->first_quad + q;
+        /* The next run's codes follow. */
+        size_t next = s->layout->nibbles ? (quad + n_quads) / 2 : quad + n_quads;
+        _mm_prefetch((const char *)codes + next * MX_QUAD_BYTES, _MM_HINT_T0);
         for (size_t half = 0; half < 64; half += 32) {
-            size_t quad = part->first_quad + q;
             if (s->layout->nibbles) {
                 __m256i x = load_i(codes + quad / 2 * MX_QUAD_BYTES + half);
                 x = quad % 2 == 0 ? x : _mm256_srli_epi16(x, 4);
@@ -301,22 +373,50 @@ static void piece_unpack(sweep *s, const piece *part)
     }
 }
 
-static void block_sweep(sweep *s, size_t block)
+/* Whole blocks from `block` on; returns the block after the run. */
+static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
 {
     const mx_int_pair *pair = &s->layout->pair;
-    size_t begin = block * pair->block / 4;
-    size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
-    table_fill(s, block);
-    for (size_t q = 0; q < n_quads; q += s->piece_quads) {
-        piece part = {
-            .block = block,
-            .first_quad = begin + q,
-            .n_quads = mx_min_size(n_quads - q, s->piece_quads),
-            .begins = q == 0,
-            .ends = n_quads - q <= s->piece_quads,
-        };
-        piece_unpack(s, &part);
-        piece_sweep_any(s, &part);
+    size_t alike = pair->k / pair->block - block; /* full blocks left */
+    run r = {
+        .block = block,
+        .n_blocks = mx_min_size(RUN_QUADS / n_quads, alike > 1 ? alike : 1),
+        .first_quad = block * pair->block / 4,
+        .n_quads = n_quads,
+        .begins = true,
+        .ends = true,
+    };
+    run_tables(s, &r);
+    run_unpack(s, &r);
+    run_sweep_any(s, &r);
+    return block + r.n_blocks;
+}
+
+/* A block longer than 16-bit sums may be, in parts. */
+static void sweep_parts(sweep *s, size_t block, size_t n_quads)
+{
+    run r = {.block = block, .n_blocks = 1};
+    run_tables(s, &r);
+    for (size_t q = 0; q < n_quads; q += s->part_quads) {
+        r.first_quad = block * s->layout->pair.block / 4 + q;
+        r.n_quads = mx_min_size(n_quads - q, s->part_quads);
+        r.begins = q == 0;
+        r.ends = n_quads - q <= s->part_quads;
+        run_unpack(s, &r);
+        run_sweep_any(s, &r);
+    }
+}
+
+static void sweep_all(sweep *s)
+{
+    const mx_int_pair *pair = &s->layout->pair;
+    for (size_t b = 0; b < pair->n_blocks;) {
+        size_t n_quads = mx_round_up(mx_int_pair_length(pair, b), 8) / 4;
+        if (n_quads <= s->part_quads) {
+            b = sweep_blocks(s, b, n_quads);
+        } else {
+            sweep_parts(s, b++, n_quads);
+        }
     }
 }
 
@@ -333,7 +433,7 @@ static size_t safe_quads(const mx_int_product *product, const mx_int_layout *lay
         int value = product->activations->format->int_table[code];
         activation = value > activation ? value : activation;
     }
-    return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PIECE_QUADS) / 2 * 2;
+    return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PART_QUADS) / 2 * 2;
 }
 
 static void product_sweep(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
@@ -348,15 +448,13 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
     s.n_tiles = (s.n_tokens + 15) / 16;
     s.plain = mx_layout_is_plain(layout, s.panel, s.tiles, s.n_tiles);
     s.nibbles = _mm256_setzero_si256();
-    s.piece_quads = PIECE_QUADS;
+    s.part_quads = PART_QUADS;
     if (layout->nibbles) {
         s.nibbles = nibble_table(layout, product->weights->format);
-        s.piece_quads = safe_quads(product, layout);
+        s.part_quads = safe_quads(product, layout);
     }
     memset(s.acc, 0, s.n_tokens * sizeof s.acc[0]);
-    for (size_t b = 0; b < layout->pair.n_blocks; b++) {
-        block_sweep(&s, b);
-    }
+    sweep_all(&s);
     size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
     for (size_t t = 0; t < s.n_tokens; t++) {
         lanes_store_part(product->out + (token + t) * product->out_stride + panel * 16,
