@@ -476,7 +476,7 @@ MX_TEMPLATE void small_octet(__m256i codes, __m256i table, const uint8_t *a, int
     for (int t = 0; t < n_tokens; t++) {
         __m256i x = _mm256_maddubs_epi16(first, broadcast_u32(a + t * 4));
         __m256i y = _mm256_maddubs_epi16(second, broadcast_u32(a + MX_QUAD_BYTES + t * 4));
-        sum[t][half] = _mm256_add_epi16(sum[t][half], _mm256_add_epi16(x, y));
+        sum[t][half] = opaque(_mm256_add_epi16(sum[t][half], _mm256_add_epi16(x, y)));
     }
 }
 
