@@ -305,7 +305,8 @@ static void block_load(const mx_attention *p, size_t n_keys, attention_block *bl
         block->v = (const float *)p->v + first;
         return;
     }
-    size_t n = n_keys - block->begin < MX_ATTENTION_BLOCK ? n_keys - block->begin : MX_ATTENTION_BLOCK;
+    size_t n =
+        n_keys - block->begin < MX_ATTENTION_BLOCK ? n_keys - block->begin : MX_ATTENTION_BLOCK;
     float *k = p->block, *v = p->block + MX_ATTENTION_BLOCK * dim;
     bf16_widen((const uint16_t *)p->k + first, (n + 15) / 16 * 16 * dim, k);
     bf16_widen((const uint16_t *)p->v + first, n * dim, v);

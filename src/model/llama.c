@@ -338,7 +338,8 @@ void mx_forward_logits(mx_session *session, const uint32_t *rows, size_t n_rows,
     const mx_matrix *head = mx_model_head(session->model);
     mx_operand operand = {0};
     for (size_t i = 0; i < n_rows; i++) {
-        session->streams[i] = mx_forward_stream(s.config->layers, 0, session->places[rows[i]].position);
+        session->streams[i] =
+            mx_forward_stream(s.config->layers, 0, session->places[rows[i]].position);
     }
     mx_operand_source source = {session->score_hidden, n_rows, session->streams, gather_range, &s};
     mx_operand_prepare(backend, head, &source, session->operand_scratch, &operand);
