@@ -24,6 +24,7 @@
  */
 #include "kernel/kernel_avx512.h"
 
+#include "kernel/amx_tiles.h"
 #include "kernel/unroll.h"
 
 #include <immintrin.h>
@@ -211,24 +212,6 @@ static void panel_unpack(const mx_int_product *product, const mx_int_layout *lay
 
 /* ---- two panels x two tiles ---------------------------------------------------- */
 
-typedef struct tile_config {
-    uint8_t palette, start_row, reserved[14];
-    uint16_t row_bytes[16];
-    uint8_t rows[16];
-} tile_config;
-
-static void tiles_configure(void)
-{
-    tile_config config = {.palette = 1};
-    for (int i = 0; i < 8; i++) {
-        config.row_bytes[i] = 64;
-        config.rows[i] = 16;
-    }
-    /* GCC 12 takes the instruction to read the first 8 bytes only. */
-    __asm__ volatile("" : : "r"(&config) : "memory");
-    _tile_loadconfig(&config);
-}
-
 /* A group of panels and tiles, a run of blocks at a time. */
 typedef struct sweep {
     const mx_int_product *product;
@@ -410,7 +393,7 @@ static void amx_int_product(const mx_int_product *product)
     sweep s;
     s.product = product;
     s.layout = &layout;
-    tiles_configure();
+    amx_tiles_configure();
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0; panel < n_panels; panel += GROUP_PANELS) {
             s.tile = tile;
