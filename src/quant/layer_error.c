@@ -83,10 +83,8 @@ done:
 typedef struct walker {
     mx_model *model;
     mx_session *session;
-    float *hidden;    /* [windows][length][hidden] */
-    uint8_t *operand; /* scratch of products, for the largest projection */
-    uint8_t *product;
-    float *out; /* [length][largest n_rows] */
+    float *hidden; /* [windows][length][hidden] */
+    float *out;    /* [length][largest n_rows] */
 } walker;
 
 typedef struct run {
@@ -101,36 +99,7 @@ static void walker_close(walker *w)
 {
     mx_session_free(w->session);
     free(w->hidden);
-    free(w->operand);
-    free(w->product);
     free(w->out);
-}
-
-static size_t larger(size_t a, size_t b)
-{
-    return a > b ? a : b;
-}
-
-/* Scratch for any projection; the matrices are in their final form by then. */
-static mx_status walker_reserve(walker *w, uint32_t length, mx_error *err)
-{
-    const mx_backend *backend = &w->model->backend;
-    size_t operand = 64, product = 64, rows = 1;
-    for (uint32_t layer = 0; layer < w->model->config.layers; layer++) {
-        for (int p = 0; p < MX_PROJ_COUNT; p++) {
-            const mx_matrix *matrix = &w->model->layers[layer].projections[p];
-            operand = larger(operand, mx_operand_bytes(backend, matrix, length));
-            product = larger(product, mx_product_bytes(backend, matrix));
-            rows = larger(rows, matrix->n_rows);
-        }
-    }
-    w->operand = aligned_alloc(64, (operand + 63) / 64 * 64);
-    w->product = aligned_alloc(64, (product + 63) / 64 * 64);
-    w->out = malloc(length * rows * sizeof *w->out);
-    if (w->operand == NULL || w->product == NULL || w->out == NULL) {
-        return mx_error_nomem(err, "products", operand + product + length * rows * sizeof(float));
-    }
-    return MX_OK;
 }
 
 static mx_segment window_segment(const mx_windows *windows, uint32_t window)
@@ -147,13 +116,18 @@ static float *window_hidden(const walker *w, const mx_windows *windows, uint32_t
 static mx_status walker_open(walker *w, mx_model *model, const mx_windows *windows, mx_error *err)
 {
     size_t bytes = (size_t)windows->n * windows->length * model->config.hidden * sizeof(float);
+    size_t rows = 0; /* layers have the same shapes */
+    for (int p = 0; p < MX_PROJ_COUNT; p++) {
+        size_t n_rows = model->layers[0].projections[p].n_rows;
+        rows = n_rows > rows ? n_rows : rows;
+    }
     const mx_session_config config = {
         .max_tokens = windows->length, .max_sequences = 1, .max_context = windows->length};
     w->model = model;
     MX_TRY(mx_session_create(model, &config, &w->session, err));
-    MX_TRY(walker_reserve(w, windows->length, err));
     w->hidden = malloc(bytes);
-    if (w->hidden == NULL) {
+    w->out = malloc(windows->length * rows * sizeof *w->out);
+    if (w->hidden == NULL || w->out == NULL) {
         return mx_error_nomem(err, "hidden states", bytes);
     }
     for (uint32_t window = 0; window < windows->n; window++) {
@@ -163,13 +137,14 @@ static mx_status walker_open(walker *w, mx_model *model, const mx_windows *windo
     return MX_OK;
 }
 
+/* In the session's own scratch, which is idle while a tap looks. */
 static void walker_product(walker *w, uint32_t layer, mx_projection projection,
                            const mx_operand_source *source)
 {
     const mx_matrix *matrix = &w->model->layers[layer].projections[projection];
     mx_operand operand = {0};
-    mx_operand_prepare(&w->model->backend, matrix, source, w->operand, &operand);
-    mx_matrix_product(&w->model->backend, matrix, &operand, w->product, w->out);
+    mx_operand_prepare(&w->model->backend, matrix, source, w->session->operand_scratch, &operand);
+    mx_matrix_product(&w->model->backend, matrix, &operand, w->session->product_scratch, w->out);
 }
 
 typedef struct outputs_range {
