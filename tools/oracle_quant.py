@@ -96,16 +96,11 @@ def search(case, weights, h):
     return unzipped(rows)
 
 
-def gptq(case, weights, hessian, cross, residual):
+def gptq(case, weights, h):
     n = weights.shape[1]
-    h = damped(case, hessian)
-    inverse = np.linalg.inv(h)
-    target = weights.copy()
-    if cross is not None:
-        target += (weights @ (cross - hessian) * case["correction"] + case["residual"] * residual) @ inverse
-    upper = np.linalg.cholesky(inverse).T
+    upper = np.linalg.cholesky(np.linalg.inv(h)).T
     rows = []
-    for w in target.copy():
+    for w in weights.copy():
         rows.append([])
         for block in blocks(case, n):
             rule, tried = floor_scale(case["format"], np.abs(w[block]).max()), []
@@ -120,7 +115,7 @@ def gptq(case, weights, hessian, cross, residual):
     def candidates(_, aim, factor, scale):
         return [(scale + d, feedback(case, aim, factor, scale + d)[0]) for d in (0, -1, 1)]
 
-    descend(case, target, h, rows, candidates)
+    descend(case, weights, h, rows, candidates)
     return unzipped(rows)
 
 
@@ -128,25 +123,19 @@ def make(rng, **case):
     rows, cols, tokens = case["rows"], case["cols"], 64
     mix = rng.standard_normal((cols, cols)) * (rng.random((cols, cols)) < 0.2) + np.eye(cols)
     x = np.clip(np.round(rng.standard_normal((tokens, cols)) @ mix * 4), -60, 60).astype(int)
-    taught = np.clip(x + rng.integers(-3, 4, x.shape), -60, 60)
-    lack = rng.integers(-9, 10, (tokens, rows))
     for column in case.pop("dead"):
         x[:, column] = 0
     weights = (rng.standard_t(4, (rows, cols)) * 0.05).astype(np.float32)
     w = weights.astype(float)
-    ours, theirs, r = x / 8, taught / 8, lack / 64
-    hessian = ours.T @ ours / tokens
-    case |= {"x": x.ravel().tolist(), "taught": taught.ravel().tolist(), "lack": lack.ravel().tolist()}
-    case |= {"weights": [float(v) for v in weights.ravel()], "tokens": tokens}
-    case["search"] = search(case, w, damped(case, hessian))
-    case["gptq"] = gptq(case, w, hessian, None, None)
-    case["gptq_taught"] = gptq(case, w, hessian, theirs.T @ ours / tokens, r.T @ ours / tokens)
+    h = damped(case, (x / 8).T @ (x / 8) / tokens)
+    case |= {"x": x.ravel().tolist(), "weights": [float(v) for v in weights.ravel()], "tokens": tokens}
+    case |= {"search": search(case, w, h), "gptq": gptq(case, w, h)}
     return case
 
 
 def main():
     rng = np.random.default_rng(20261123)
-    common = {"damp": 0.01, "correction": 0.75, "residual": 0.5, "passes": 3}
+    common = {"damp": 0.01, "passes": 3}
     cases = [
         make(rng, format="fp4_e2m1", block=32, rows=5, cols=64, dead=[], **common),
         make(rng, format="fp4_e2m1", block=16, rows=3, cols=40, dead=[3, 17], **common),

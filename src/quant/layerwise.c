@@ -36,13 +36,12 @@ typedef struct held {
 typedef struct run {
     mx_layerwise *job;
     mx_model *student; /* quantized layer by layer */
-    mx_model *teacher; /* as it was; NULL when the method does not ask for it */
+    mx_model *teacher; /* as it was; NULL when the method does not refine */
     mx_stream student_stream, teacher_stream;
     mx_windows windows;
-    held held;          /* of the present layer, if it is to be refined */
-    bool refining;      /* it is */
-    bool teacher_ahead; /* the teacher's hidden states have left the present layer */
-    uint32_t last;      /* the last layer that has something to do */
+    held held;     /* of the present layer, if it is to be refined */
+    bool refining; /* it is */
+    uint32_t last; /* the last layer that has something to do */
     uint64_t steps_done, steps;
     uint32_t layer; /* being refined */
     double start;
@@ -162,10 +161,7 @@ static mx_status quantize_projection(run *r, uint32_t layer, mx_projection proje
         .n_rows = matrix->n_rows,
         .n_cols = matrix->n_cols,
         .weights = weights,
-        .moments = moments->squares,
         .hessian = moments->hessian,
-        .cross = moments->cross,
-        .residual = moments->residual,
         .settings = r->job->settings,
         .team = r->student->backend.team,
         .name = name,
@@ -231,34 +227,19 @@ static mx_status settle_projection(run *r, uint32_t layer, mx_projection project
 
 /* ---- layers ---------------------------------------------------------------------- */
 
-/* The student's and the teacher's inputs of one group, over all windows. */
+/* The inputs of one group, over all windows. */
 static mx_status gather_moments(run *r, uint32_t layer, int group, mx_moments *moments,
                                 mx_error *err)
 {
     mx_projection first = groups[group].members[0];
     const mx_matrix *matrix = &r->student->layers[layer].projections[first];
-    bool adds = first == MX_PROJ_O || first == MX_PROJ_DOWN;
-    mx_moments_config config = {
-        .n_cols = matrix->n_cols,
-        .hidden = r->student->config.hidden,
-        .hessian = r->job->method->needs == MX_NEEDS_HESSIAN,
-        .cross = r->teacher != NULL && r->job->settings.correction != 0,
-        .residual = r->teacher != NULL && adds && r->job->settings.residual != 0,
-        .activations = r->job->specs->activations,
-    };
-    /* The teacher's last tap of a layer takes it to the end on the way. */
-    bool finish = first == MX_PROJ_DOWN && layer < r->last;
-    MX_TRY(mx_moments_init(moments, &config, &r->student->backend, r->student_stream.chunk, err));
+    MX_TRY(mx_moments_init(moments, matrix->n_cols, &r->job->specs->activations,
+                           &r->student->backend, err));
     for (uint32_t window = 0; window < r->windows.n; window += r->student_stream.step) {
-        if (config.cross || config.residual) {
-            MX_TRY(mx_stream_tap(&r->teacher_stream, layer, first, window, finish, mx_moments_teach,
-                                 moments, err));
-        }
-        MX_TRY(mx_stream_tap(&r->student_stream, layer, first, window, false, mx_moments_add,
-                             moments, err));
+        MX_TRY(
+            mx_stream_tap(&r->student_stream, layer, first, window, mx_moments_add, moments, err));
         MX_TRY(report_progress(r, layer, err));
     }
-    r->teacher_ahead = finish && (config.cross || config.residual);
     mx_moments_finish(moments);
     return MX_OK;
 }
@@ -330,22 +311,20 @@ static mx_status settle_refined(run *r, uint32_t layer, mx_projection projection
     return mx_model_set_projection(r->student, layer, projection, quant, codes, code_bytes, err);
 }
 
-/* Improves the layer's codes together; the streams stand at its input. */
+/* Improves the layer's codes together; the streams stand at its input, and the
+ * teacher's is taken to its output. */
 static mx_status refine_layer(run *r, uint32_t layer, mx_error *err)
 {
     char name[32];
     snprintf(name, sizeof name, "layer %u", layer);
-    if (r->teacher != NULL && !r->teacher_ahead) {
-        MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
-        r->teacher_ahead = true;
-    }
+    MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
     MX_TRY(hold_excluded(r, layer, err));
     mx_refine_problem problem = {
         .model = r->student,
         .layer = layer,
         .quant = &r->job->specs->weights,
         .x = r->student_stream.hidden.data,
-        .taught = r->teacher != NULL ? r->teacher_stream.hidden.data : NULL,
+        .taught = r->teacher_stream.hidden.data,
         .windows = r->windows.n,
         .length = r->windows.length,
         .seed = r->job->seed,
@@ -397,10 +376,9 @@ static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
     r->steps_done += r->job->method->refine != NULL ? REFINE_STEPS : 0;
     if (layer < r->last) {
         MX_TRY(mx_stream_advance(&r->student_stream, layer, err));
-        if (r->teacher != NULL && !r->teacher_ahead) {
+        if (r->teacher != NULL && !r->refining) {
             MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
         }
-        r->teacher_ahead = false;
         release_layer(r->student, layer);
     }
     r->steps_done++;
@@ -449,10 +427,7 @@ static mx_status open_streams(run *r, mx_error *err)
     const mx_stream_config config = {
         .windows = &r->windows, .spill_dir = job->spill_dir, .spill_limit = job->spill_limit};
     MX_TRY(mx_stream_open(r->student, &config, &r->student_stream, err));
-    bool taught = job->method->needs == MX_NEEDS_HESSIAN &&
-                  (job->settings.correction != 0 || job->settings.residual != 0 ||
-                   (job->method->refine != NULL && job->settings.taught != 0));
-    if (!taught) {
+    if (job->method->refine == NULL) {
         return MX_OK;
     }
     MX_TRY(mx_model_open(job->model_path, job->threads, &r->teacher, err));

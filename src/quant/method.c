@@ -15,7 +15,7 @@ static const mx_method *const methods[] = {
 };
 
 /* Direct cast: mx_rtn_rows, tensor by tensor. */
-const mx_method mx_method_rtn = {.name = "rtn", .needs = MX_NEEDS_NOTHING};
+const mx_method mx_method_rtn = {.name = "rtn"};
 
 mx_status mx_method_find(const char *name, const mx_method **out, mx_error *err)
 {
@@ -40,6 +40,14 @@ int mx_method_offset(int i)
 {
     int distance = (i + 1) / 2;
     return i % 2 == 1 ? -distance : distance;
+}
+
+void mx_method_pack(const mx_method_problem *problem, const uint8_t *plain, uint8_t *codes)
+{
+    size_t n = problem->n_cols, code_bytes = mx_row_code_bytes(problem->quant, n);
+    for (size_t row = 0; row < problem->n_rows; row++) {
+        mx_codes_pack(plain + row * n, n, problem->quant->format->bits, codes + row * code_bytes);
+    }
 }
 
 mx_status mx_method_check_rounding(const mx_quant *quant, mx_error *err)

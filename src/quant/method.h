@@ -14,34 +14,20 @@
 typedef struct mx_method_settings {
     int search_range;    /* exponents tried: the rule's and up to this many beside it */
     double damp;         /* of the Hessian's diagonal, as a share of its mean */
-    double correction;   /* share of the earlier layers' error that the target undoes */
-    double residual;     /* the same for the residual stream, at o and down */
     int passes;          /* of descent.h over the codes chosen first */
     uint32_t iterations; /* of training a layer */
-    double taught;       /* share of the earlier layers' error that training is to undo */
 } mx_method_settings;
-
-/* What calibration must supply. */
-typedef enum mx_method_needs {
-    MX_NEEDS_NOTHING, /* no calibration */
-    MX_NEEDS_MOMENTS, /* mean squares of the inputs */
-    MX_NEEDS_HESSIAN, /* all second moments, and those against the unquantized model */
-} mx_method_needs;
 
 /*
  * One matrix W [n_rows][n_cols] and what is known of its inputs: x^ is the input
- * as the quantized model will see it (quantized prefix, quantized activations), x
- * the unquantized model's, E the mean over the calibration tokens.
+ * as the quantized model will see it (quantized prefix, quantized activations), E
+ * the mean over the calibration tokens.
  */
 typedef struct mx_method_problem {
     const mx_quant *quant; /* a scaled format */
     size_t n_rows, n_cols;
-    const float *weights;   /* [n_rows][n_cols], finite */
-    const double *moments;  /* [n_cols]: E x^_i^2; NULL without MX_NEEDS_MOMENTS */
-    const double *hessian;  /* [n_cols][n_cols]: E x^ x^^T */
-    const double *cross;    /* [n_cols][n_cols]: E x x^^T; NULL: not wanted */
-    const double *residual; /* [n_rows][n_cols]: E r x^^T, r what the residual stream
-                               lacks of the unquantized model's; NULL: not wanted */
+    const float *weights;  /* [n_rows][n_cols], finite */
+    const double *hessian; /* [n_cols][n_cols]: E x^ x^^T */
     mx_method_settings settings;
     mx_team *team;
     const char *name; /* of the matrix, for messages */
@@ -58,8 +44,7 @@ typedef mx_status (*mx_refine_fn)(const mx_refine_problem *problem, mx_error *er
 
 typedef struct mx_method {
     const char *name;
-    mx_method_needs needs;
-    mx_method_fn quantize; /* NULL: round to nearest, which needs no problem (rtn.c) */
+    mx_method_fn quantize; /* NULL: round to nearest, without calibration (rtn.c) */
     mx_refine_fn refine;   /* after all of a layer were quantized; may be NULL */
     /* Adds the settings that matter to the record in the checkpoint; may be NULL. */
     void (*describe)(const mx_method_settings *settings, json_t *object);
@@ -75,6 +60,9 @@ mx_status mx_method_find(const char *name, const mx_method **out, mx_error *err)
 /* Exponents are searched outwards: 0, -1, +1, -2, +2 ... so that a tie keeps the
  * one nearest to the rule's. Step `i` of 2 range + 1. */
 int mx_method_offset(int i);
+
+/* Codes [n_rows][n_cols], one a byte, as a problem's packed ones. */
+void mx_method_pack(const mx_method_problem *problem, const uint8_t *plain, uint8_t *codes);
 
 /* Rounding that depends on nothing but the value, toward the nearest. */
 mx_status mx_method_check_rounding(const mx_quant *quant, mx_error *err);

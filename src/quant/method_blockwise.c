@@ -31,6 +31,9 @@ enum {
  * worse: too many codes change at once for their gradients to hold. */
 static const double rate_total = 0.2;
 
+/* Share of the earlier layers' error that a layer is to undo. */
+static const float taught_share = 0.5F;
+
 typedef struct learner {
     const mx_refine_problem *problem;
     mx_team *team;
@@ -212,7 +215,6 @@ static mx_status make_target(learner *l, mx_error *err)
 {
     const mx_refine_problem *problem = l->problem;
     size_t n = window_floats(l), count = problem->windows * n;
-    float share = (float)problem->settings.taught;
     MX_TRY(mx_spill_open(count * sizeof *l->target, problem->spill_limit, problem->spill_dir,
                          &l->target_room, err));
     l->target = l->target_room.data;
@@ -222,7 +224,7 @@ static mx_status make_target(learner *l, mx_error *err)
                               left < l->batch ? left : l->batch, l->target + window * n);
     }
     for (size_t i = 0; problem->taught != NULL && i < count; i++) {
-        l->target[i] += share * (problem->taught[i] - l->target[i]);
+        l->target[i] += taught_share * (problem->taught[i] - l->target[i]);
     }
     return MX_OK;
 }
@@ -314,7 +316,6 @@ static void blockwise_describe(const mx_method_settings *settings, json_t *objec
 
 const mx_method mx_method_blockwise = {
     .name = "blockwise",
-    .needs = MX_NEEDS_HESSIAN,
     .quantize = blockwise_start,
     .refine = blockwise_refine,
     .describe = blockwise_describe,

@@ -5,18 +5,12 @@
  *     err = (w_j - q_j) / U_jj,  w_k -= err * U_jk  (k > j)
  * with U the upper Cholesky factor of H^-1, H = E x^ x^^T + damping.
  *
- * Three things differ from the usual form. The exponent of a block is chosen when
+ * Two things differ from the usual form. The exponent of a block is chosen when
  * its turn has come, by rounding it, with error feedback inside the block, under
  * each candidate and keeping the one of least sum of err^2 - the block's exact
- * share of the output error. And the target is not W alone: with x the input in
- * the unquantized model,
- *     W' = W + (c W (E x x^^T - E x^ x^^T) + d E r x^^T) (H)^-1
- * is, for c = 1, the least-squares fit of the unquantized outputs W x by W' x^, so
- * that a matrix makes up for the errors of those before it; r, the residual
- * stream's lack, does the same for what is added to that stream.
- *
- * What the loop leaves, descent.h then improves block by block: the loop could not
- * know the columns after, and error feedback alone is far from the least error.
+ * share of the output error. And what the loop leaves, descent.h improves block by
+ * block: the loop could not know the columns after, and error feedback alone is far
+ * from the least error.
  */
 #include "quant/block_round.h"
 #include "quant/descent.h"
@@ -38,7 +32,6 @@ typedef struct gptq_job {
     size_t n_scales;
     double *hessian; /* [n_cols][n_cols]: damped */
     double *u;       /* [n_cols][n_cols], upper */
-    double *target;  /* [n_rows][n_cols]: W' */
     double *work;    /* [threads][ROW_TILE][n_cols + lazy]: weights and errors */
     uint8_t *trials; /* [threads][mx_block_trial_size] */
     uint8_t *plain;  /* [n_rows][n_cols]: codes, one a byte */
@@ -114,7 +107,9 @@ static void round_tile(gptq_job *job, size_t row, size_t rows, int thread)
     mx_block_trial t;
     mx_block_trial_place(job->trials + (size_t)thread * mx_block_trial_size(job->block), job->block,
                          &t);
-    memcpy(w, job->target + row * n, rows * n * sizeof *w);
+    for (size_t i = 0; i < rows * n; i++) {
+        w[i] = job->problem->weights[row * n + i];
+    }
     for (size_t col = 0; col < n; col += job->lazy) {
         size_t end = n - col < job->lazy ? n : col + job->lazy;
         for (size_t r = 0; r < rows; r++) {
@@ -141,58 +136,15 @@ static void round_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* target = W + (c W (cross - hessian) + d residual) H^-1; u: H's factor. */
-static mx_status fit_target(gptq_job *job, mx_error *err)
-{
-    const mx_method_problem *problem = job->problem;
-    size_t n = problem->n_cols, count = problem->n_rows * n;
-    for (size_t i = 0; i < count; i++) {
-        job->target[i] = problem->weights[i];
-    }
-    if (problem->cross == NULL && problem->residual == NULL) {
-        return MX_OK;
-    }
-    double *shift = calloc(count, sizeof *shift); /* [n_rows][n] */
-    double *difference = malloc(n * n * sizeof *difference);
-    mx_status status = MX_OK;
-    if (shift == NULL || difference == NULL) {
-        status = mx_error_nomem(err, problem->name, (count + n * n) * sizeof *shift);
-        goto done;
-    }
-    if (problem->cross != NULL) {
-        for (size_t i = 0; i < n * n; i++) {
-            difference[i] =
-                problem->settings.correction * (problem->cross[i] - problem->hessian[i]);
-        }
-        mx_linalg_multiply(problem->team, job->target, difference, problem->n_rows, n, n, 0, shift);
-    }
-    for (size_t i = 0; problem->residual != NULL && i < count; i++) {
-        shift[i] += problem->settings.residual * problem->residual[i];
-    }
-    if (!mx_linalg_solve_rows(problem->team, job->u, n, shift, problem->n_rows)) {
-        status = mx_error_set(err, MX_ERR_FORMAT, "%s: the fit failed", problem->name);
-        goto done;
-    }
-    for (size_t i = 0; i < count; i++) {
-        job->target[i] += shift[i];
-    }
-done:
-    free(shift);
-    free(difference);
-    return status;
-}
-
+/* u: the factor of H^-1. */
 static mx_status factorize(gptq_job *job, mx_error *err)
 {
     const mx_method_problem *problem = job->problem;
     size_t n = problem->n_cols;
     mx_method_damped(problem, job->hessian);
     memcpy(job->u, job->hessian, n * n * sizeof *job->u);
-    bool good = mx_linalg_cholesky(job->u, n);
-    if (good) {
-        MX_TRY(fit_target(job, err));
-        good = mx_linalg_invert(job->u, n) && mx_linalg_cholesky(job->u, n);
-    }
+    bool good = mx_linalg_cholesky(job->u, n) && mx_linalg_invert(job->u, n) &&
+                mx_linalg_cholesky(job->u, n);
     /* LAPACK lets NaN pass. */
     for (size_t i = 0; good && i < n; i++) {
         good = isfinite(job->u[i * n + i]) && job->u[i * n + i] > 0;
@@ -213,13 +165,12 @@ static mx_status gptq_alloc(gptq_job *job, mx_error *err)
     size_t n = problem->n_cols, count = problem->n_rows * n;
     job->hessian = malloc(n * n * sizeof *job->hessian);
     job->u = malloc(n * n * sizeof *job->u);
-    job->target = malloc(count * sizeof *job->target);
     job->work = malloc(threads * ROW_TILE * (n + job->lazy) * sizeof *job->work);
     job->trials = malloc(threads * mx_block_trial_size(job->block));
     job->plain = malloc(count);
-    if (job->hessian == NULL || job->u == NULL || job->target == NULL || job->work == NULL ||
-        job->trials == NULL || job->plain == NULL) {
-        return mx_error_nomem(err, problem->name, (2 * n + problem->n_rows) * n * sizeof *job->u);
+    if (job->hessian == NULL || job->u == NULL || job->work == NULL || job->trials == NULL ||
+        job->plain == NULL) {
+        return mx_error_nomem(err, problem->name, 2 * n * n * sizeof *job->u);
     }
     return MX_OK;
 }
@@ -228,7 +179,6 @@ static void gptq_free(gptq_job *job)
 {
     free(job->hessian);
     free(job->u);
-    free(job->target);
     free(job->work);
     free(job->trials);
     free(job->plain);
@@ -268,17 +218,13 @@ static mx_status gptq_quantize(const mx_method_problem *problem, uint8_t *codes,
     MX_TRY_GOTO(status, round_rows(&job, err));
     const mx_descent_config descent = {
         .problem = problem,
-        .target = job.target,
         .hessian = job.hessian,
         .codes = job.plain,
         .scales = scales,
         .feedback = true,
     };
     MX_TRY_GOTO(status, mx_descent_run(&descent, err));
-    for (size_t row = 0; row < problem->n_rows; row++) {
-        mx_codes_pack(job.plain + row * n, n, problem->quant->format->bits,
-                      codes + row * mx_row_code_bytes(problem->quant, n));
-    }
+    mx_method_pack(problem, job.plain, codes);
 done:
     gptq_free(&job);
     return status;
@@ -288,14 +234,11 @@ static void gptq_describe(const mx_method_settings *settings, json_t *object)
 {
     json_object_set_new(object, "search_range", json_integer(settings->search_range));
     json_object_set_new(object, "damp", json_real(settings->damp));
-    json_object_set_new(object, "correction", json_real(settings->correction));
-    json_object_set_new(object, "residual", json_real(settings->residual));
     json_object_set_new(object, "passes", json_integer(settings->passes));
 }
 
 const mx_method mx_method_gptq = {
     .name = "gptq",
-    .needs = MX_NEEDS_HESSIAN,
     .quantize = gptq_quantize,
     .describe = gptq_describe,
 };

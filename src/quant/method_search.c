@@ -12,7 +12,6 @@
 typedef struct search_job {
     const mx_method_problem *problem;
     size_t n_scales;
-    double *target;  /* [n_rows][n_cols]: the weights */
     double *hessian; /* [n_cols][n_cols]: damped */
     uint8_t *plain;  /* [n_rows][n_cols]: codes, one a byte */
     uint8_t *codes, *scales;
@@ -28,30 +27,22 @@ static void round_weights(search_job *job)
         uint8_t *codes = job->codes + row * code_bytes;
         mx_row_encode(problem->quant, w, n, row, codes, job->scales + row * job->n_scales);
         mx_codes_unpack(codes, n, problem->quant->format->bits, job->plain + row * n);
-        for (size_t i = 0; i < n; i++) {
-            job->target[row * n + i] = w[i];
-        }
     }
 }
 
 static mx_status search_run(search_job *job, mx_error *err)
 {
     const mx_method_problem *problem = job->problem;
-    size_t n = problem->n_cols, code_bytes = mx_row_code_bytes(problem->quant, n);
     round_weights(job);
     mx_method_damped(problem, job->hessian);
     const mx_descent_config descent = {
         .problem = problem,
-        .target = job->target,
         .hessian = job->hessian,
         .codes = job->plain,
         .scales = job->scales,
     };
     MX_TRY(mx_descent_run(&descent, err));
-    for (size_t row = 0; row < problem->n_rows; row++) {
-        mx_codes_pack(job->plain + row * n, n, problem->quant->format->bits,
-                      job->codes + row * code_bytes);
-    }
+    mx_method_pack(problem, job->plain, job->codes);
     return MX_OK;
 }
 
@@ -63,19 +54,17 @@ static mx_status search_quantize(const mx_method_problem *problem, uint8_t *code
     search_job job = {
         .problem = problem,
         .n_scales = mx_row_scale_count(problem->quant, n),
-        .target = malloc(count * sizeof(double)),
         .hessian = malloc(n * n * sizeof(double)),
         .plain = malloc(count),
         .codes = codes,
         .scales = scales,
     };
     mx_status status;
-    if (job.target == NULL || job.hessian == NULL || job.plain == NULL) {
-        status = mx_error_nomem(err, problem->name, (count + n * n) * sizeof(double));
+    if (job.hessian == NULL || job.plain == NULL) {
+        status = mx_error_nomem(err, problem->name, n * n * sizeof(double));
     } else {
         status = search_run(&job, err);
     }
-    free(job.target);
     free(job.hessian);
     free(job.plain);
     return status;
@@ -90,7 +79,6 @@ static void search_describe(const mx_method_settings *settings, json_t *object)
 
 const mx_method mx_method_search = {
     .name = "search",
-    .needs = MX_NEEDS_HESSIAN,
     .quantize = search_quantize,
     .describe = search_describe,
 };

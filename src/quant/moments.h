@@ -33,51 +33,35 @@ mx_status mx_stream_open(mx_model *model, const mx_stream_config *config, mx_str
                          mx_error *err);
 void mx_stream_close(mx_stream *stream);
 
-/* One projection's input x [n][cols], the residual stream h [n][hidden] that its
- * output is (perhaps) added to, and the streams [n] of stochastic rounding. */
-typedef void (*mx_input_fn)(void *ctx, const float *x, const float *h, const uint64_t *streams,
-                            size_t n);
+/* One projection's input x [n][cols], and the streams [n] of stochastic rounding. */
+typedef void (*mx_input_fn)(void *ctx, const float *x, const uint64_t *streams, size_t n);
 
 /* Runs `layer` over windows [first, first + step) up to `projection`, whose input
- * `fn` sees: the hidden states stay. With `finish` the layer goes on to its end, and
- * they become its output. */
+ * `fn` sees: the hidden states stay. */
 mx_status mx_stream_tap(mx_stream *stream, uint32_t layer, mx_projection projection, uint32_t first,
-                        bool finish, mx_input_fn fn, void *ctx, mx_error *err);
+                        mx_input_fn fn, void *ctx, mx_error *err);
 /* Runs `layer` over all windows: hidden becomes its output. */
 mx_status mx_stream_advance(mx_stream *stream, uint32_t layer, mx_error *err);
 
 /* ---- moments ------------------------------------------------------------------- */
 
-typedef struct mx_moments_config {
-    size_t n_cols, hidden;
-    bool hessian, cross, residual;
-    mx_quant activations; /* how the inputs are quantized */
-} mx_moments_config;
-
 /* Sums in double, chunk after chunk in the order given; means after finish. */
 typedef struct mx_moments {
-    mx_moments_config config;
+    size_t n_cols;
+    mx_quant activations;      /* how the run-time quantizes the inputs */
     const mx_backend *backend; /* borrowed */
     size_t n_tokens;
-    double *squares;       /* [n_cols] */
-    double *hessian;       /* [n_cols][n_cols], or NULL as the rest */
-    double *cross;         /* [n_cols][n_cols]: teacher's input times ours */
-    double *residual;      /* [hidden][n_cols]: what the residual stream lacks times ours */
-    float *taught_x;       /* [chunk][n_cols]: the teacher's of this chunk */
-    float *taught_h;       /* [chunk][hidden] */
-    float *cast;           /* [threads][n_cols] */
-    double *ours, *theirs; /* [block of tokens][n_cols or hidden] */
+    double *hessian; /* [n_cols][n_cols] */
+    float *cast;     /* [threads][n_cols] */
+    double *x;       /* [block of tokens][n_cols] */
 } mx_moments;
 
-mx_status mx_moments_init(mx_moments *moments, const mx_moments_config *config,
-                          const mx_backend *backend, size_t chunk, mx_error *err);
+mx_status mx_moments_init(mx_moments *moments, size_t n_cols, const mx_quant *activations,
+                          const mx_backend *backend, mx_error *err);
 void mx_moments_clear(mx_moments *moments); /* idempotent */
 
-/* For mx_stream_tap: first the teacher's chunk where wanted, then the student's. */
-void mx_moments_teach(void *moments, const float *x, const float *h, const uint64_t *streams,
-                      size_t n);
-void mx_moments_add(void *moments, const float *x, const float *h, const uint64_t *streams,
-                    size_t n);
+/* For mx_stream_tap. */
+void mx_moments_add(void *moments, const float *x, const uint64_t *streams, size_t n);
 void mx_moments_finish(mx_moments *moments);
 
 #endif

@@ -8,18 +8,15 @@ mx_method_settings mx_quantize_method_settings(const mx_quantize_options *option
     return (mx_method_settings){
         .search_range = options->search_range > 0 ? (int)options->search_range : 1,
         .damp = options->damp > 0 ? (double)options->damp : MX_METHOD_DAMP,
-        .correction = MX_METHOD_CORRECTION,
-        .residual = MX_METHOD_RESIDUAL,
         .passes = MX_METHOD_PASSES,
         .iterations = options->iterations > 0 ? options->iterations : MX_METHOD_ITERATIONS,
-        .taught = MX_METHOD_TAUGHT,
     };
 }
 
 mx_status mx_quantize_method_json(const mx_method *method, const mx_quantize_options *options,
                                   json_t **out, mx_error *err)
 {
-    if (method->needs == MX_NEEDS_NOTHING) {
+    if (method->quantize == NULL) {
         *out = json_string(method->name);
         return *out != NULL ? MX_OK : mx_error_nomem(err, "method", 0);
     }

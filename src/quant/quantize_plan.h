@@ -6,16 +6,12 @@
 #include "quant/method.h"
 #include "quant/quantize.h"
 
-/* Defaults of calibration and of its methods. Making up for earlier layers' errors
- * is off: on SmolLM2-135M it fitted the calibration text and hurt others. */
+/* Defaults of calibration and of its methods. */
 #define MX_CALIB_SAMPLES 256u
 #define MX_CALIB_LENGTH 512u
 #define MX_METHOD_DAMP 0.01
-#define MX_METHOD_CORRECTION 0.0
-#define MX_METHOD_RESIDUAL 0.0
 #define MX_METHOD_PASSES 6 /* of descent; each saves less than the one before */
 #define MX_METHOD_ITERATIONS 100u
-#define MX_METHOD_TAUGHT 0.5
 
 typedef enum mx_item_action {
     MX_ITEM_COPY,   /* bytes as stored, GGUF's row permutation undone */

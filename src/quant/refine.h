@@ -18,7 +18,7 @@ struct mx_refine_problem {
     uint8_t *codes[MX_PROJ_COUNT];
     const uint8_t *scales[MX_PROJ_COUNT];
     /* [windows][length][hidden]: the layer's input behind the quantized layers before
-     * it, and the unquantized model's output of the layer (NULL: settings.taught is 0). */
+     * it, and the unquantized model's output of the layer (NULL: not heeded). */
     const float *x, *taught;
     uint32_t windows, length;
     uint64_t seed;

@@ -79,7 +79,6 @@ void mx_stream_close(mx_stream *stream)
 typedef struct tap {
     mx_session *session;
     mx_projection projection;
-    bool finish;
     mx_input_fn fn;
     void *ctx;
 } tap;
@@ -92,18 +91,14 @@ static bool tap_input(void *ctx, uint32_t layer, mx_projection projection, const
     if (projection != t->projection) {
         return true;
     }
-    t->fn(t->ctx, x, t->session->hidden, t->session->streams, n_tokens);
-    return t->finish;
+    t->fn(t->ctx, x, t->session->streams, n_tokens);
+    return false;
 }
 
 mx_status mx_stream_tap(mx_stream *stream, uint32_t layer, mx_projection projection, uint32_t first,
-                        bool finish, mx_input_fn fn, void *ctx, mx_error *err)
+                        mx_input_fn fn, void *ctx, mx_error *err)
 {
-    tap t = {.session = stream->session,
-             .projection = projection,
-             .finish = finish,
-             .fn = fn,
-             .ctx = ctx};
+    tap t = {.session = stream->session, .projection = projection, .fn = fn, .ctx = ctx};
     uint32_t n = set_segments(stream, first);
     return mx_session_layer(stream->session, layer, stream->segments, n,
                             window_hidden(stream, first), tap_input, &t, err);

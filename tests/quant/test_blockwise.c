@@ -292,7 +292,7 @@ static mx_status run_store(store *s, const char *spill_dir, size_t spill_limit, 
     mx_layerwise job = {
         .model_path = model_path,
         .specs = &specs,
-        .settings = {.search_range = 1, .damp = 0.01, .iterations = 4, .taught = 0.5},
+        .settings = {.search_range = 1, .damp = 0.01, .iterations = 4},
         .calib_path = calib_text(),
         .samples = 6,
         .length = LENGTH,
