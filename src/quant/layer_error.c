@@ -2,6 +2,7 @@
 
 #include "base/clock.h"
 #include "model/forward.h"
+#include "quant/stream.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -82,59 +83,39 @@ done:
 /* One model on its way through the layers. */
 typedef struct walker {
     mx_model *model;
-    mx_session *session;
-    float *hidden; /* [windows][length][hidden] */
-    float *out;    /* [length][largest n_rows] */
+    mx_stream stream;
+    float *out; /* [tokens run together][largest n_rows] */
 } walker;
 
 typedef struct run {
     walker base, quantized;
-    const mx_windows *windows;
-    squares *parts;              /* [length] */
+    size_t n_tokens;             /* of all windows */
+    squares *parts;              /* [n_tokens] */
     squares sums[MX_PROJ_COUNT]; /* of the present layer */
     mx_layer_errors *errors;
 } run;
 
 static void walker_close(walker *w)
 {
-    mx_session_free(w->session);
-    free(w->hidden);
+    mx_stream_close(&w->stream);
     free(w->out);
-}
-
-static mx_segment window_segment(const mx_windows *windows, uint32_t window)
-{
-    return (mx_segment){.tokens = windows->tokens + (size_t)window * windows->length,
-                        .n_tokens = windows->length};
-}
-
-static float *window_hidden(const walker *w, const mx_windows *windows, uint32_t window)
-{
-    return w->hidden + (size_t)window * windows->length * w->model->config.hidden;
 }
 
 static mx_status walker_open(walker *w, mx_model *model, const mx_windows *windows, mx_error *err)
 {
-    size_t bytes = (size_t)windows->n * windows->length * model->config.hidden * sizeof(float);
+    const mx_stream_config config = {
+        .windows = windows, .max_tokens = windows->length, .spill_limit = SIZE_MAX};
     size_t rows = 0; /* layers have the same shapes */
     for (int p = 0; p < MX_PROJ_COUNT; p++) {
         size_t n_rows = model->layers[0].projections[p].n_rows;
         rows = n_rows > rows ? n_rows : rows;
     }
-    const mx_session_config config = {
-        .max_tokens = windows->length, .max_sequences = 1, .max_context = windows->length};
     w->model = model;
-    MX_TRY(mx_session_create(model, &config, &w->session, err));
-    w->hidden = malloc(bytes);
     w->out = malloc(windows->length * rows * sizeof *w->out);
-    if (w->hidden == NULL || w->out == NULL) {
-        return mx_error_nomem(err, "hidden states", bytes);
+    if (w->out == NULL) {
+        return mx_error_nomem(err, "outputs", windows->length * rows * sizeof *w->out);
     }
-    for (uint32_t window = 0; window < windows->n; window++) {
-        mx_segment segment = window_segment(windows, window);
-        MX_TRY(mx_session_embed(w->session, &segment, 1, window_hidden(w, windows, window), err));
-    }
-    return MX_OK;
+    return mx_stream_open(model, &config, &w->stream, err);
 }
 
 /* In the session's own scratch, which is idle while a tap looks. */
@@ -143,8 +124,10 @@ static void walker_product(walker *w, uint32_t layer, mx_projection projection,
 {
     const mx_matrix *matrix = &w->model->layers[layer].projections[projection];
     mx_operand operand = {0};
-    mx_operand_prepare(&w->model->backend, matrix, source, w->session->operand_scratch, &operand);
-    mx_matrix_product(&w->model->backend, matrix, &operand, w->session->product_scratch, w->out);
+    mx_operand_prepare(&w->model->backend, matrix, source, w->stream.session->operand_scratch,
+                       &operand);
+    mx_matrix_product(&w->model->backend, matrix, &operand, w->stream.session->product_scratch,
+                      w->out);
 }
 
 typedef struct outputs_range {
@@ -178,7 +161,7 @@ static bool tap_projection(void *ctx, uint32_t layer, mx_projection projection, 
     run *r = ctx;
     size_t width = r->base.model->layers[layer].projections[projection].n_rows;
     const mx_operand_source source = {
-        .x = x, .n_tokens = n_tokens, .streams = r->base.session->streams};
+        .x = x, .n_tokens = n_tokens, .streams = r->base.stream.session->streams};
     walker_product(&r->base, layer, projection, &source);
     walker_product(&r->quantized, layer, projection, &source);
     squares sum = output_squares(r, r->quantized.out, r->base.out, n_tokens, width);
@@ -190,23 +173,14 @@ static bool tap_projection(void *ctx, uint32_t layer, mx_projection projection, 
 static mx_status measure_layer(run *r, uint32_t layer, mx_error *err)
 {
     mx_layer_error *error = &r->errors->layers[layer];
-    size_t width = r->base.model->config.hidden;
-    squares hidden = {0, 0};
     memset(r->sums, 0, sizeof r->sums);
-    for (uint32_t window = 0; window < r->windows->n; window++) {
-        mx_segment segment = window_segment(r->windows, window);
-        float *wanted = window_hidden(&r->base, r->windows, window);
-        float *found = window_hidden(&r->quantized, r->windows, window);
-        MX_TRY(
-            mx_session_layer(r->base.session, layer, &segment, 1, wanted, tap_projection, r, err));
-        MX_TRY(mx_session_layer(r->quantized.session, layer, &segment, 1, found, NULL, NULL, err));
-        squares sum = output_squares(r, found, wanted, segment.n_tokens, width);
-        hidden.error += sum.error;
-        hidden.reference += sum.reference;
-    }
+    MX_TRY(mx_stream_run_all(&r->base.stream, layer, tap_projection, r, err));
+    MX_TRY(mx_stream_run_all(&r->quantized.stream, layer, NULL, NULL, err));
     for (int p = 0; p < MX_PROJ_COUNT; p++) {
         error->output[p] = r->sums[p].error / r->sums[p].reference;
     }
+    squares hidden = output_squares(r, r->quantized.stream.hidden, r->base.stream.hidden,
+                                    r->n_tokens, r->base.model->config.hidden);
     error->hidden = hidden.error / hidden.reference;
     return MX_OK;
 }
@@ -280,14 +254,14 @@ static mx_status measure_weights(const mx_model *base, const mx_model *quantized
 static mx_status measure_outputs(mx_model *base, mx_model *quantized, const mx_windows *windows,
                                  mx_watch watch, mx_layer_errors *errors, mx_error *err)
 {
-    run r = {.windows = windows, .errors = errors};
+    run r = {.n_tokens = (size_t)windows->n * windows->length, .errors = errors};
     double start = mx_clock_seconds();
     mx_status status;
     MX_TRY_GOTO(status, walker_open(&r.base, base, windows, err));
     MX_TRY_GOTO(status, walker_open(&r.quantized, quantized, windows, err));
-    r.parts = malloc(windows->length * sizeof *r.parts);
+    r.parts = malloc(r.n_tokens * sizeof *r.parts);
     if (r.parts == NULL) {
-        status = mx_error_nomem(err, "sums", windows->length * sizeof *r.parts);
+        status = mx_error_nomem(err, "sums", r.n_tokens * sizeof *r.parts);
         goto done;
     }
     for (uint32_t layer = 0; layer < errors->n; layer++) {

@@ -4,7 +4,7 @@
 #include "quant/calibration.h"
 #include "quant/moments.h"
 #include "quant/refine.h"
-#include "quant/spill.h"
+#include "quant/stream.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -22,6 +22,9 @@ static const struct {
     {2, {MX_PROJ_GATE, MX_PROJ_UP}},
     {1, {MX_PROJ_DOWN}},
 };
+
+/* Tokens of calibration run together: enough to keep every core busy. */
+enum { STREAM_TOKENS = 4096 };
 
 /* The steps of a layer that progress counts: its groups, moving on, and refining,
  * which takes about as long as the groups. */
@@ -231,13 +234,10 @@ static mx_status settle_projection(run *r, uint32_t layer, mx_projection project
 static mx_status gather_moments(run *r, uint32_t layer, int group, mx_moments *moments,
                                 mx_error *err)
 {
-    mx_projection first = groups[group].members[0];
-    const mx_matrix *matrix = &r->student->layers[layer].projections[first];
-    MX_TRY(mx_moments_init(moments, matrix->n_cols, &r->job->specs->activations,
-                           &r->student->backend, err));
-    for (uint32_t window = 0; window < r->windows.n; window += r->student_stream.step) {
-        MX_TRY(
-            mx_stream_tap(&r->student_stream, layer, first, window, mx_moments_add, moments, err));
+    mx_stream *stream = &r->student_stream;
+    MX_TRY(mx_moments_init(moments, stream->session, groups[group].members[0], err));
+    for (uint32_t window = 0; window < r->windows.n; window += stream->step) {
+        MX_TRY(mx_stream_run(stream, layer, window, mx_moments_tap, moments, err));
         MX_TRY(report_progress(r, layer, err));
     }
     mx_moments_finish(moments);
@@ -317,14 +317,14 @@ static mx_status refine_layer(run *r, uint32_t layer, mx_error *err)
 {
     char name[32];
     snprintf(name, sizeof name, "layer %u", layer);
-    MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
+    MX_TRY(mx_stream_run_all(&r->teacher_stream, layer, NULL, NULL, err));
     MX_TRY(hold_excluded(r, layer, err));
     mx_refine_problem problem = {
         .model = r->student,
         .layer = layer,
         .quant = &r->job->specs->weights,
-        .x = r->student_stream.hidden.data,
-        .taught = r->teacher_stream.hidden.data,
+        .x = r->student_stream.hidden,
+        .taught = r->teacher_stream.hidden,
         .windows = r->windows.n,
         .length = r->windows.length,
         .seed = r->job->seed,
@@ -375,9 +375,9 @@ static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
     }
     r->steps_done += r->job->method->refine != NULL ? REFINE_STEPS : 0;
     if (layer < r->last) {
-        MX_TRY(mx_stream_advance(&r->student_stream, layer, err));
+        MX_TRY(mx_stream_run_all(&r->student_stream, layer, NULL, NULL, err));
         if (r->teacher != NULL && !r->refining) {
-            MX_TRY(mx_stream_advance(&r->teacher_stream, layer, err));
+            MX_TRY(mx_stream_run_all(&r->teacher_stream, layer, NULL, NULL, err));
         }
         release_layer(r->student, layer);
     }
@@ -424,8 +424,10 @@ static mx_status open_windows(run *r, mx_error *err)
 static mx_status open_streams(run *r, mx_error *err)
 {
     mx_layerwise *job = r->job;
-    const mx_stream_config config = {
-        .windows = &r->windows, .spill_dir = job->spill_dir, .spill_limit = job->spill_limit};
+    const mx_stream_config config = {.windows = &r->windows,
+                                     .max_tokens = STREAM_TOKENS,
+                                     .spill_dir = job->spill_dir,
+                                     .spill_limit = job->spill_limit};
     MX_TRY(mx_stream_open(r->student, &config, &r->student_stream, err));
     if (job->method->refine == NULL) {
         return MX_OK;

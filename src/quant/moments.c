@@ -1,5 +1,6 @@
 #include "quant/moments.h"
 
+#include "model/forward.h"
 #include "quant/linalg.h"
 
 #include <stdlib.h>
@@ -7,16 +8,19 @@
 /* Tokens of one BLAS call: fixed, since it decides the order of the sums. */
 enum { TOKEN_BLOCK = 1024, CAST_GRAIN = 16 };
 
-mx_status mx_moments_init(mx_moments *moments, size_t n_cols, const mx_quant *activations,
-                          const mx_backend *backend, mx_error *err)
+mx_status mx_moments_init(mx_moments *moments, const mx_session *session, mx_projection projection,
+                          mx_error *err)
 {
-    *moments = (mx_moments){.n_cols = n_cols, .activations = *activations, .backend = backend};
-    moments->hessian = calloc(n_cols * n_cols, sizeof *moments->hessian);
-    moments->x = malloc(TOKEN_BLOCK * n_cols * sizeof *moments->x);
-    moments->cast = malloc((size_t)mx_team_size(backend->team) * n_cols * sizeof *moments->cast);
+    const mx_model *model = session->model;
+    size_t threads = (size_t)mx_team_size(model->backend.team), rows, n;
+    mx_projection_shape(&model->config, projection, &rows, &n);
+    *moments = (mx_moments){.session = session, .projection = projection, .n_cols = n};
+    moments->hessian = calloc(n * n, sizeof *moments->hessian);
+    moments->x = malloc(TOKEN_BLOCK * n * sizeof *moments->x);
+    moments->cast = malloc(threads * n * sizeof *moments->cast);
     if (moments->hessian == NULL || moments->x == NULL || moments->cast == NULL) {
         mx_moments_clear(moments);
-        return mx_error_nomem(err, "calibration moments", n_cols * n_cols * sizeof(double));
+        return mx_error_nomem(err, "calibration moments", n * n * sizeof *moments->hessian);
     }
     return MX_OK;
 }
@@ -31,22 +35,23 @@ void mx_moments_clear(mx_moments *moments)
 
 typedef struct widen_job {
     const mx_moments *moments;
-    const float *x; /* [n][n_cols] */
-    const uint64_t *streams;
+    const float *x;          /* [n][n_cols] */
+    const uint64_t *streams; /* [n]: of stochastic rounding */
 } widen_job;
 
 /* The inputs quantized as the run-time does, in double. */
 static void widen_range(void *ctx, size_t begin, size_t end, int thread)
 {
     const widen_job *job = ctx;
-    const mx_moments *moments = job->moments;
-    size_t n = moments->n_cols;
-    float *cast = moments->cast + (size_t)thread * n;
+    const mx_model *model = job->moments->session->model;
+    const mx_quant *quant = &model->specs.activations;
+    size_t n = job->moments->n_cols;
+    float *cast = job->moments->cast + (size_t)thread * n;
     for (size_t t = begin; t < end; t++) {
         const float *x = job->x + t * n;
-        double *out = moments->x + t * n;
-        if (!mx_quant_is_none(&moments->activations)) {
-            moments->backend->kernels.row_cast(&moments->activations, x, n, job->streams[t], cast);
+        double *out = job->moments->x + t * n;
+        if (!mx_quant_is_none(quant)) {
+            model->backend.kernels.row_cast(quant, x, n, job->streams[t], cast);
             x = cast;
         }
         for (size_t i = 0; i < n; i++) {
@@ -55,18 +60,25 @@ static void widen_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-void mx_moments_add(void *ctx, const float *x, const uint64_t *streams, size_t n)
+bool mx_moments_tap(void *ctx, uint32_t layer, mx_projection projection, const float *x,
+                    size_t n_tokens)
 {
+    (void)layer;
     mx_moments *moments = ctx;
-    mx_team *team = moments->backend->team;
-    for (size_t first = 0, tokens; first < n; first += tokens) {
-        tokens = n - first < TOKEN_BLOCK ? n - first : TOKEN_BLOCK;
-        widen_job job = {
-            .moments = moments, .x = x + first * moments->n_cols, .streams = streams + first};
-        mx_team_for(team, tokens, CAST_GRAIN, widen_range, &job);
-        mx_linalg_gram(team, moments->x, moments->n_cols, tokens, moments->hessian);
+    if (projection != moments->projection) {
+        return true;
     }
-    moments->n_tokens += n;
+    mx_team *team = moments->session->model->backend.team;
+    for (size_t first = 0, n; first < n_tokens; first += n) {
+        n = n_tokens - first < TOKEN_BLOCK ? n_tokens - first : TOKEN_BLOCK;
+        widen_job job = {.moments = moments,
+                         .x = x + first * moments->n_cols,
+                         .streams = moments->session->streams + first};
+        mx_team_for(team, n, CAST_GRAIN, widen_range, &job);
+        mx_linalg_gram(team, moments->x, moments->n_cols, n, moments->hessian);
+    }
+    moments->n_tokens += n_tokens;
+    return false;
 }
 
 void mx_moments_finish(mx_moments *moments)

@@ -1,16 +1,13 @@
-#include "quant/moments.h"
+#include "quant/stream.h"
 
 #include "model/forward.h"
 
 #include <stdlib.h>
 
-/* Tokens run together: enough to keep every core busy. */
-enum { STREAM_TOKENS = 4096 };
-
 static float *window_hidden(const mx_stream *stream, uint32_t window)
 {
-    size_t width = stream->model->config.hidden;
-    return (float *)stream->hidden.data + (size_t)window * stream->windows->length * width;
+    size_t width = stream->session->model->config.hidden;
+    return stream->hidden + (size_t)window * stream->windows->length * width;
 }
 
 /* Segments of windows [first, first + step), of which there may be fewer. */
@@ -41,11 +38,10 @@ mx_status mx_stream_open(mx_model *model, const mx_stream_config *config, mx_str
                          mx_error *err)
 {
     const mx_windows *windows = config->windows;
-    uint32_t step = STREAM_TOKENS / windows->length;
+    uint32_t step = config->max_tokens / windows->length;
     step = step > windows->n ? windows->n : step;
     step = step > 0 ? step : 1;
-    *out = (mx_stream){
-        .model = model, .windows = windows, .step = step, .chunk = (size_t)step * windows->length};
+    *out = (mx_stream){.windows = windows, .step = step};
     const mx_session_config session = {
         .max_tokens = step * windows->length,
         .max_sequences = step,
@@ -58,7 +54,8 @@ mx_status mx_stream_open(mx_model *model, const mx_stream_config *config, mx_str
         return mx_error_nomem(err, "segments", step * sizeof *out->segments);
     }
     MX_TRY_GOTO(status,
-                mx_spill_open(bytes, config->spill_limit, config->spill_dir, &out->hidden, err));
+                mx_spill_open(bytes, config->spill_limit, config->spill_dir, &out->room, err));
+    out->hidden = out->room.data;
     MX_TRY_GOTO(status, mx_session_create(model, &session, &out->session, err));
     status = embed_windows(out, err);
 done:
@@ -71,45 +68,24 @@ done:
 void mx_stream_close(mx_stream *stream)
 {
     mx_session_free(stream->session);
-    mx_spill_close(&stream->hidden);
+    mx_spill_close(&stream->room);
     free(stream->segments);
     *stream = (mx_stream){0};
 }
 
-typedef struct tap {
-    mx_session *session;
-    mx_projection projection;
-    mx_input_fn fn;
-    void *ctx;
-} tap;
-
-static bool tap_input(void *ctx, uint32_t layer, mx_projection projection, const float *x,
-                      size_t n_tokens)
+mx_status mx_stream_run(mx_stream *stream, uint32_t layer, uint32_t first, mx_tap_fn tap, void *ctx,
+                        mx_error *err)
 {
-    (void)layer;
-    const tap *t = ctx;
-    if (projection != t->projection) {
-        return true;
-    }
-    t->fn(t->ctx, x, t->session->streams, n_tokens);
-    return false;
-}
-
-mx_status mx_stream_tap(mx_stream *stream, uint32_t layer, mx_projection projection, uint32_t first,
-                        mx_input_fn fn, void *ctx, mx_error *err)
-{
-    tap t = {.session = stream->session, .projection = projection, .fn = fn, .ctx = ctx};
     uint32_t n = set_segments(stream, first);
     return mx_session_layer(stream->session, layer, stream->segments, n,
-                            window_hidden(stream, first), tap_input, &t, err);
+                            window_hidden(stream, first), tap, ctx, err);
 }
 
-mx_status mx_stream_advance(mx_stream *stream, uint32_t layer, mx_error *err)
+mx_status mx_stream_run_all(mx_stream *stream, uint32_t layer, mx_tap_fn tap, void *ctx,
+                            mx_error *err)
 {
     for (uint32_t first = 0; first < stream->windows->n; first += stream->step) {
-        uint32_t n = set_segments(stream, first);
-        MX_TRY(mx_session_layer(stream->session, layer, stream->segments, n,
-                                window_hidden(stream, first), NULL, NULL, err));
+        MX_TRY(mx_stream_run(stream, layer, first, tap, ctx, err));
     }
     return MX_OK;
 }
