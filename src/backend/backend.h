@@ -25,7 +25,7 @@ void mx_backend_clear(mx_backend *backend);
 typedef enum mx_matrix_kind {
     MX_MATRIX_STORED, /* rows of a plain or GGUF type, usually in the file's map */
     MX_MATRIX_CODES,  /* canonical packed MX codes and scales; fp32 product */
-    MX_MATRIX_PANELS, /* the kernels' own layout; exact integer product */
+    MX_MATRIX_PANELS, /* the kernels' own layout; block product */
 } mx_matrix_kind;
 
 /* A weight matrix [n_rows][n_cols], how its input is quantized, and its bias. */
@@ -60,9 +60,9 @@ typedef struct mx_replaced {
 } mx_replaced;
 
 /*
- * Turns CODES into PANELS when weights and activations have an exact integer
- * product; otherwise leaves the matrix as it is. Memory behind the codes is
- * freed when owned, else told to `replaced`.
+ * Turns CODES into PANELS when weights and activations have a block product;
+ * otherwise leaves the matrix as it is. Memory behind the codes is freed when owned,
+ * else told to `replaced`.
  */
 mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced replaced,
                          mx_error *err);
@@ -76,7 +76,7 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced rep
 typedef struct mx_operand {
     const float *x; /* [n_tokens][stride]: fp32 rows, cast when quantized */
     size_t stride, n_tokens, k;
-    const uint8_t *tiles;          /* the integer product's tiles, or NULL */
+    const uint8_t *tiles;          /* the block product's tiles, or NULL */
     mx_quant activations, weights; /* what x or tiles were made for */
     bool ready;
 } mx_operand;

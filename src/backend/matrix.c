@@ -63,9 +63,9 @@ static void pack_range(void *ctx, size_t begin, size_t end, int thread)
             codes[r] = matrix->data + (first + r) * matrix->row_bytes;
             scales[r] = matrix->scales + (first + r) * job->n_scales;
         }
-        job->backend->kernels.int_panel_pack(&matrix->weights, &matrix->activations, matrix->n_cols,
-                                             codes, scales, n_rows,
-                                             job->panels + panel * job->panel_bytes);
+        job->backend->kernels.block_panel_pack(&matrix->weights, &matrix->activations,
+                                               matrix->n_cols, codes, scales, n_rows,
+                                               job->panels + panel * job->panel_bytes);
     }
 }
 
@@ -92,14 +92,14 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced rep
 {
     const mx_kernels *kernels = &backend->kernels;
     if (matrix->kind != MX_MATRIX_CODES ||
-        !kernels->int_supported(&matrix->weights, &matrix->activations, matrix->n_cols)) {
+        !kernels->block_supported(&matrix->weights, &matrix->activations, matrix->n_cols)) {
         return MX_OK;
     }
     pack_job job = {
         .backend = backend,
         .matrix = matrix,
         .panel_bytes =
-            kernels->int_panel_bytes(&matrix->weights, &matrix->activations, matrix->n_cols),
+            kernels->block_panel_bytes(&matrix->weights, &matrix->activations, matrix->n_cols),
         .n_scales = mx_row_scale_count(&matrix->weights, matrix->n_cols),
     };
     size_t n_panels = (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;

@@ -54,8 +54,8 @@ static size_t cast_bytes(const mx_matrix *matrix, size_t n_tokens)
 static size_t tiles_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens)
 {
     size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
-    return n_tiles *
-           backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
+    return n_tiles * backend->kernels.block_tile_bytes(&matrix->weights, &matrix->activations,
+                                                       matrix->n_cols);
 }
 
 size_t mx_operand_bytes(const mx_backend *backend, const mx_matrix *matrix, size_t n_tokens)
@@ -115,9 +115,9 @@ static void tile_range(void *ctx, size_t begin, size_t end, int thread)
         size_t first = tile * MX_TILE_TOKENS;
         size_t n = min_size(job->source->n_tokens - first, MX_TILE_TOKENS);
         const float *x = make_rows(job, first, first + n, thread);
-        job->backend->kernels.int_tile_pack(&matrix->weights, &quant, matrix->n_cols, x,
-                                            matrix->n_cols, n, 0,
-                                            job->tiles + tile * job->tile_bytes);
+        job->backend->kernels.block_tile_pack(&matrix->weights, &quant, matrix->n_cols, x,
+                                              matrix->n_cols, n, 0,
+                                              job->tiles + tile * job->tile_bytes);
     }
 }
 
@@ -136,8 +136,8 @@ void mx_operand_prepare(mx_backend *backend, const mx_matrix *matrix,
     }
     if (tiles) {
         job.tiles = scratch;
-        job.tile_bytes =
-            backend->kernels.int_tile_bytes(&matrix->weights, &matrix->activations, matrix->n_cols);
+        job.tile_bytes = backend->kernels.block_tile_bytes(&matrix->weights, &matrix->activations,
+                                                           matrix->n_cols);
         size_t n_tiles = (n_tokens + MX_TILE_TOKENS - 1) / MX_TILE_TOKENS;
         mx_team_for(backend->team, n_tiles, 1, tile_range, &job);
     } else if (job.cast != NULL || source->make != NULL) {
@@ -242,13 +242,13 @@ static void f32_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* Panels [begin, end) of an exact integer product, all tokens at once: the kernels
+/* Panels [begin, end) of a block product, all tokens at once: the kernels
  * group them as their caches want. */
-static void int_panels(const product_job *job, size_t begin, size_t end)
+static void block_panels(const product_job *job, size_t begin, size_t end)
 {
     const mx_matrix *matrix = job->matrix;
     size_t first_row = begin * MX_PANEL_ROWS;
-    mx_int_product product = {
+    mx_block_product product = {
         .weights = &matrix->weights,
         .activations = &matrix->activations,
         .k = matrix->n_cols,
@@ -260,7 +260,7 @@ static void int_panels(const product_job *job, size_t begin, size_t end)
         .out = job->out + first_row,
         .out_stride = matrix->n_rows,
     };
-    job->backend->kernels.int_product(&product);
+    job->backend->kernels.block_product(&product);
 }
 
 /* Few tokens and bf16 rows in their order, as most files hold them. */
@@ -292,26 +292,26 @@ static void bf16_range(void *ctx, size_t begin, size_t end, int thread)
 }
 
 /* Products that share an operand, their panels counted one after the other. */
-typedef struct int_jobs {
+typedef struct block_jobs {
     product_job jobs[MX_PRODUCTS];
     size_t n;
-} int_jobs;
+} block_jobs;
 
 static size_t panel_count(const mx_matrix *matrix)
 {
     return (matrix->n_rows + MX_PANEL_ROWS - 1) / MX_PANEL_ROWS;
 }
 
-static void int_range(void *ctx, size_t begin, size_t end, int thread)
+static void block_range(void *ctx, size_t begin, size_t end, int thread)
 {
     (void)thread;
-    const int_jobs *all = ctx;
+    const block_jobs *all = ctx;
     size_t first = 0; /* panel of the job */
     for (size_t i = 0; i < all->n; i++) {
         size_t count = panel_count(all->jobs[i].matrix);
         if (begin < first + count && end > first) {
-            int_panels(&all->jobs[i], begin > first ? begin - first : 0,
-                       min_size(end - first, count));
+            block_panels(&all->jobs[i], begin > first ? begin - first : 0,
+                         min_size(end - first, count));
         }
         first += count;
     }
@@ -375,7 +375,7 @@ static void f32_product(mx_backend *backend, const mx_matrix *matrix, const mx_o
 void mx_matrix_products(mx_backend *backend, const mx_matrix *const *matrices, size_t n,
                         const mx_operand *operand, uint8_t *scratch, float *const *outs)
 {
-    int_jobs all = {.n = 0};
+    block_jobs all = {.n = 0};
     size_t n_panels = 0;
     for (size_t i = 0; i < n; i++) {
         const mx_matrix *matrix = matrices[i];
@@ -387,13 +387,13 @@ void mx_matrix_products(mx_backend *backend, const mx_matrix *const *matrices, s
             .backend = backend,
             .matrix = matrix,
             .operand = operand,
-            .unit_bytes = backend->kernels.int_panel_bytes(&matrix->weights, &matrix->activations,
-                                                           matrix->n_cols),
+            .unit_bytes = backend->kernels.block_panel_bytes(&matrix->weights, &matrix->activations,
+                                                             matrix->n_cols),
             .out = outs[i],
         };
         n_panels += panel_count(matrix);
     }
-    mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), int_range, &all);
+    mx_team_for(backend->team, n_panels, job_panels(backend, n_panels), block_range, &all);
     for (size_t i = 0; i < n; i++) {
         add_bias(backend, matrices[i], operand->n_tokens, outs[i]);
     }

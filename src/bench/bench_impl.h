@@ -86,6 +86,11 @@ mx_status mx_bench_plan_kernels(mx_bench *bench, mx_error *err);
 mx_status mx_bench_plan_model(mx_bench *bench, mx_error *err);
 mx_status mx_bench_plan_peer(mx_bench *bench, mx_error *err);
 
+/* Adds the product of `tokens` tokens with a matrix to the work, in the arithmetic that
+ * bounds it on this machine, and its bytes once. */
+void mx_bench_add_matrix(const mx_bench *bench, const mx_matrix *matrix, double tokens,
+                         mx_work *work);
+
 /* Opens the model (bench->model, prepared), session and ids; measures loading and
  * resident memory. */
 mx_status mx_bench_load(mx_bench *bench, mx_error *err);

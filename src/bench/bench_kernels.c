@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/rng.h"
+#include "kernel/block_pair.h"
 #include "model/random_model.h"
 
 #include <stdio.h>
@@ -217,30 +218,33 @@ static mx_status run_quantize(mx_bench *bench, const mx_bench_row *row, double *
 
 /* ---- plan -------------------------------------------------------------------- */
 
+/* What a product is called: by its arithmetic. */
+static const char *product_name(const mx_bench_weights *weights)
+{
+    const mx_matrix *matrix = weights->matrices[0];
+    if (matrix->kind != MX_MATRIX_PANELS) {
+        return weights->quantized ? "codes fp32" : "fp32";
+    }
+    return mx_block_pair_is_int(&matrix->weights, &matrix->activations) ? "int" : "minifloat";
+}
+
 static mx_status add_product(mx_bench *bench, const mx_bench_weights *weights, uint32_t threads,
                              uint32_t tokens, mx_error *err)
 {
     const mx_matrix *matrix = weights->matrices[0];
-    bool integer = matrix->kind == MX_MATRIX_PANELS;
-    double macs = (double)matrix->n_rows * (double)matrix->n_cols * tokens;
     mx_bench_row row = {
         .section = "kernel",
         .threads = threads,
         .tokens = tokens,
         .unit = "GMAC/s",
-        .amount = macs / 1e9,
+        .amount = (double)matrix->n_rows * (double)matrix->n_cols * tokens / 1e9,
         .run = run_product,
         .weights = weights,
-        .work = {.int_macs = integer ? macs : 0,
-                 .f32_macs = integer ? 0 : macs,
-                 .bytes = (double)matrix->stored_bytes,
-                 .working_set = (size_t)matrix->stored_bytes * weights->count},
+        .work = {.working_set = (size_t)matrix->stored_bytes * weights->count},
     };
-    snprintf(row.name, sizeof row.name, "%s %zux%zu %s",
-             integer              ? "int"
-             : weights->quantized ? "codes fp32"
-                                  : "fp32",
-             matrix->n_rows, matrix->n_cols, weights->name);
+    mx_bench_add_matrix(bench, matrix, tokens, &row.work);
+    snprintf(row.name, sizeof row.name, "%s %zux%zu %s", product_name(weights), matrix->n_rows,
+             matrix->n_cols, weights->name);
     return mx_bench_add(bench, &row, NULL, err);
 }
 

@@ -2,6 +2,7 @@
 #include "bench/bench_impl.h"
 
 #include "base/clock.h"
+#include "kernel/block_pair.h"
 #include "model/kv_store.h"
 
 #include <stdio.h>
@@ -86,10 +87,14 @@ static mx_status run_decode(mx_bench *bench, const mx_bench_row *row, double *se
 
 /* ---- plan -------------------------------------------------------------------- */
 
-static void add_matrix(mx_work *work, const mx_matrix *matrix, double tokens)
+void mx_bench_add_matrix(const mx_bench *bench, const mx_matrix *matrix, double tokens,
+                         mx_work *work)
 {
     double macs = (double)matrix->n_rows * (double)matrix->n_cols * tokens;
-    if (matrix->kind == MX_MATRIX_PANELS) {
+    const mx_peak *peak = mx_peak_find(bench->model->backend.kernels.name);
+    bool any_block = peak != NULL && peak->any_block;
+    if (matrix->kind == MX_MATRIX_PANELS &&
+        (any_block || mx_block_pair_is_int(&matrix->weights, &matrix->activations))) {
         work->int_macs += macs;
     } else {
         work->f32_macs += macs;
@@ -103,15 +108,16 @@ static void add_matrix(mx_work *work, const mx_matrix *matrix, double tokens)
  * operations: a limit that nothing can pass, and attention's cost shows as a
  * share lost.
  */
-static mx_work call_work(const mx_model *model, double tokens, double rows)
+static mx_work call_work(const mx_bench *bench, double tokens, double rows)
 {
+    const mx_model *model = bench->model;
     mx_work work = {0};
     for (uint32_t layer = 0; layer < model->config.layers; layer++) {
         for (int p = 0; p < MX_PROJ_COUNT; p++) {
-            add_matrix(&work, &model->layers[layer].projections[p], tokens);
+            mx_bench_add_matrix(bench, &model->layers[layer].projections[p], tokens, &work);
         }
     }
-    add_matrix(&work, mx_model_head(model), rows);
+    mx_bench_add_matrix(bench, mx_model_head(model), rows, &work);
     work.working_set = (size_t)work.bytes;
     return work;
 }
@@ -128,7 +134,7 @@ static mx_status add_prefill(mx_bench *bench, uint32_t threads, uint32_t tokens,
         .run = run_prefill,
         .warm = !is_long,
         .max_rounds = is_long ? LONG_ROUNDS : 0,
-        .work = call_work(bench->model, tokens, 1),
+        .work = call_work(bench, tokens, 1),
     };
     double calls = (tokens + MX_BENCH_CHUNK - 1) / MX_BENCH_CHUNK;
     row.work.bytes *= calls;
@@ -158,7 +164,7 @@ static mx_status add_decode(mx_bench *bench, uint32_t threads, uint32_t tokens, 
         .amount = (double)tokens * sequences,
         .run = run_decode,
         .warm = true,
-        .work = call_work(bench->model, sequences, sequences),
+        .work = call_work(bench, sequences, sequences),
     };
     /* Keys and values of the tokens before. */
     double kv = 2.0 * (double)mx_kv_element_bytes(bench->model->kv_type) * config->layers *

@@ -16,6 +16,7 @@ typedef struct mx_peak {
     const struct mx_peak *below; /* whose fp32 and read loops serve where these are NULL */
     const char *int_name;        /* what the integer loop consists of, for reports */
     const char *f32_name;        /* the fp32 loop */
+    bool any_block;              /* the integer loop bounds every block product */
     double int_macs, f32_macs;   /* multiply-accumulates of one step */
     void (*int_run)(uint64_t n); /* n steps */
     void (*f32_run)(uint64_t n);

@@ -2,7 +2,7 @@
 #ifndef MX_KERNEL_AMX_TILES_H
 #define MX_KERNEL_AMX_TILES_H
 
-#if defined(__AMX_TILE__)
+#if defined(__AMX_TILE__) || defined(__AMXTILE__) /* the second: clang 14 */
 #include <immintrin.h>
 #include <stdint.h>
 

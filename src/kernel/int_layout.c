@@ -15,7 +15,7 @@ static int nibble_offset(const mx_format *format)
 mx_int_layout mx_int_layout_make(const mx_quant *weights, const mx_quant *activations, size_t k)
 {
     mx_int_layout layout = {
-        .pair = mx_int_pair_make(weights, activations, k),
+        .pair = mx_block_pair_make(weights, activations, k),
         .nibbles = weights->format->bits <= 4,
         .offset = MX_BYTE_OFFSET,
         .octets = (k + 7) / 8,
@@ -36,12 +36,12 @@ mx_int_layout mx_int_layout_make(const mx_quant *weights, const mx_quant *activa
     return layout;
 }
 
-size_t mx_layout_panel_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
+size_t mx_int_panel_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
 {
     return mx_int_layout_make(weights, activations, k).panel_bytes;
 }
 
-size_t mx_layout_tile_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
+size_t mx_int_tile_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
 {
     return mx_int_layout_make(weights, activations, k).tile_bytes;
 }
@@ -177,9 +177,9 @@ static void header_write(const mx_int_layout *layout, uint8_t *panel)
     panel[MX_SCALE_MAX_AT] = max;
 }
 
-void mx_layout_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
-                          const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
-                          uint8_t *panel)
+void mx_int_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
+                       const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
+                       uint8_t *panel)
 {
     mx_int_layout layout = mx_int_layout_make(weights, activations, k);
     packer p = packer_make(&layout, weights->format);
@@ -206,30 +206,11 @@ void mx_layout_panel_pack(const mx_quant *weights, const mx_quant *activations, 
     header_write(&layout, panel);
 }
 
-static void range_add(const uint8_t *header, int *min, int *max)
-{
-    *min = header[MX_SCALE_MIN_AT] < *min ? header[MX_SCALE_MIN_AT] : *min;
-    *max = header[MX_SCALE_MAX_AT] > *max ? header[MX_SCALE_MAX_AT] : *max;
-}
-
-mx_scale_range mx_layout_range(const mx_int_layout *layout, const uint8_t *panels, size_t n_panels,
-                               const uint8_t *tiles, size_t n_tiles)
-{
-    const int zero = MX_SCALE_OF_ZERO;
-    mx_scale_range range = {.w_min = zero, .w_max = zero, .a_min = zero, .a_max = zero};
-    for (size_t i = 0; i < n_panels; i++) {
-        range_add(panels + i * layout->panel_bytes, &range.w_min, &range.w_max);
-    }
-    for (size_t i = 0; i < n_tiles; i++) {
-        range_add(tiles + i * layout->tile_bytes, &range.a_min, &range.a_max);
-    }
-    return range;
-}
-
 bool mx_layout_is_plain(const mx_int_layout *layout, const uint8_t *panel, const uint8_t *tiles,
                         size_t n_tiles)
 {
-    mx_scale_range r = mx_layout_range(layout, panel, 1, tiles, n_tiles);
+    mx_scale_range r =
+        mx_scale_range_of(panel, layout->panel_bytes, 1, tiles, layout->tile_bytes, n_tiles);
     int bias = 2 * MX_E8M0_BIAS + layout->pair.shift;
     bool weights_fit = r.w_min >= 1 && r.w_max - MX_E8M0_BIAS + layout->pair.dot_bits <= 127;
     /* -149: the smallest power of two of fp32. */

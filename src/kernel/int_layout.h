@@ -1,6 +1,6 @@
 /*
- * Layout of integer panels and tiles shared by the x86 vector kernels. Nothing
- * outside src/kernel looks inside; an ISA may bring its own.
+ * Layout of panels and tiles of the exact integer product, shared by the vector kernels
+ * (other pairs: minifloat_layout.h). Nothing outside src/kernel looks inside.
  *
  * Both operands go in quads: 4 consecutive elements k .. k+3 of one row or token
  * make a 32-bit lane, as vpdpbusd and vpmaddubsw want them. An octet is two quads.
@@ -23,19 +23,17 @@
 #ifndef MX_KERNEL_INT_LAYOUT_H
 #define MX_KERNEL_INT_LAYOUT_H
 
-#include "kernel/int_pair.h"
+#include "kernel/block_pair.h"
 
 enum {
     MX_LAYOUT_HEADER = 64,
     MX_QUAD_BYTES = 64,   /* one quad of 16 rows or tokens */
     MX_SLOT_BYTES = 128,  /* one entry of a scale table: 32 rows at most */
     MX_BYTE_OFFSET = 128, /* of weights kept as bytes */
-    MX_SCALE_MIN_AT = 0,  /* places in a header */
-    MX_SCALE_MAX_AT = 1,
 };
 
 typedef struct mx_int_layout {
-    mx_int_pair pair;
+    mx_block_pair pair;
     bool nibbles; /* 4-bit codes */
     int offset;
     size_t octets;                                 /* of a row, a ragged end filled up with zeros */
@@ -46,19 +44,11 @@ typedef struct mx_int_layout {
 mx_int_layout mx_int_layout_make(const mx_quant *weights, const mx_quant *activations, size_t k);
 
 /* Entries of mx_kernels. */
-size_t mx_layout_panel_bytes(const mx_quant *weights, const mx_quant *activations, size_t k);
-size_t mx_layout_tile_bytes(const mx_quant *weights, const mx_quant *activations, size_t k);
-void mx_layout_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
-                          const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
-                          uint8_t *panel);
-
-/* Smallest and largest scale byte of panels and of tiles, NaN of tiles not counted. */
-typedef struct mx_scale_range {
-    int w_min, w_max, a_min, a_max;
-} mx_scale_range;
-
-mx_scale_range mx_layout_range(const mx_int_layout *layout, const uint8_t *panels, size_t n_panels,
-                               const uint8_t *tiles, size_t n_tiles);
+size_t mx_int_panel_bytes(const mx_quant *weights, const mx_quant *activations, size_t k);
+size_t mx_int_tile_bytes(const mx_quant *weights, const mx_quant *activations, size_t k);
+void mx_int_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
+                       const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
+                       uint8_t *panel);
 
 /*
  * True when every block product of the panel and the tiles can be added as

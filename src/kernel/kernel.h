@@ -24,26 +24,34 @@
 #define MX_BF16_TOKENS 8  /* most tokens of bf16_product */
 
 /*
- * Exact integer product of weights and tokens, both MX with an int8 table, same
- * block. For token t and row r, over blocks b ascending, from acc = +0:
- *     dot = sum over the block of wi * ai           (exact int32)
- *     acc = acc + ldexpf((float)dot, ew + ea - w_shift - a_shift)
- * where wi, ai are int_table values and ew, ea the scales' exponents; a NaN
- * scale makes the block's term NaN. ldexpf rounds once (it is exact unless the
- * result is subnormal beyond 2^-149 or overflows), so for exponents in range
- * this is fmaf((float)dot, 2^e, acc).
+ * Block product of weights and tokens, both in MX formats with the same block. For
+ * token t and row r, over blocks b ascending, from acc = +0:
+ *     e   = fma chain over the block's even elements, ascending, of wi * ai, from +0
+ *     o   = the same over its odd elements
+ *     dot = e + o
+ *     acc = acc + ldexpf(dot, ew + ea)
+ * where wi, ai are elements' values without their scale and ew, ea the scales'
+ * exponents; a NaN scale makes the block's term NaN. Values, and so all sums, are
+ * multiples of 2^-32 or larger and finite but for Inf and NaN codes, so nothing in a
+ * dot is subnormal or overflows. ldexpf rounds once (it is exact unless the result is
+ * subnormal beyond 2^-149 or overflows), so for exponents in range the last step is
+ * fmaf(dot, 2^(ew + ea), acc).
+ *
+ * When both formats have an int8 table the dot is the exact sum, rounded to fp32 once
+ * (which only blocks of more than a thousand elements show), so that any order gives it:
+ *     dot = (float)(sum over the block of wi * ai, integers) * 2^-(w_shift + a_shift)
  */
-typedef struct mx_int_product {
+typedef struct mx_block_product {
     const mx_quant *weights, *activations;
     size_t k;              /* columns; the last block may be ragged */
-    const uint8_t *panels; /* n_panels consecutive panels of int_panel_bytes */
+    const uint8_t *panels; /* n_panels consecutive panels of block_panel_bytes */
     size_t n_panels;
     size_t n_rows;        /* valid rows of all panels: <= 16 * n_panels */
-    const uint8_t *tiles; /* ceil(n_tokens / 16) tiles of int_tile_bytes */
+    const uint8_t *tiles; /* ceil(n_tokens / 16) tiles of block_tile_bytes */
     size_t n_tokens;
     float *out; /* [n_tokens][out_stride]; columns [0, n_rows) are written */
     size_t out_stride;
-} mx_int_product;
+} mx_block_product;
 
 /*
  * fp32 product: out[t][r] = fma chain over k ascending, from +0:
@@ -116,28 +124,29 @@ typedef struct mx_row_stats {
 typedef struct mx_kernels {
     const char *name; /* of the last ISA of isas.def that wrote to the table, or "ref" */
 
-    /* --- MX operands of the exact integer product ------------------------- */
+    /* --- block product ----------------------------------------------------- */
 
-    /* True when the pair has an exact integer product here: both formats have
-     * int tables, equal block length along k, and
-     * max|wi| * max|ai| * block < 2^31. */
-    bool (*int_supported)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    /* True when the pair has one: MX formats of at most 8 bits, equal block length
+     * along k, the whole axis or a multiple of 8; where both have int tables,
+     * max|wi| * max|ai| * block < 2^31. (Formats beyond fp8_e4m3's and fp8_e5m2's
+     * significand and range have none as weights.) */
+    bool (*block_supported)(const mx_quant *weights, const mx_quant *activations, size_t k);
     /* Bytes of one panel (16 rows x k) / one tile (16 tokens x k) in this
      * table's own layout, multiples of 64. Base addresses are 64-byte aligned. */
-    size_t (*int_panel_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
-    size_t (*int_tile_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    size_t (*block_panel_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
+    size_t (*block_tile_bytes)(const mx_quant *weights, const mx_quant *activations, size_t k);
     /* Canonical packed rows (format/block.h) to a panel; rows beyond n_rows
      * (1..16) become zero weights. codes[r], scales[r] point to row r. */
-    void (*int_panel_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
-                           const uint8_t *const *codes, const uint8_t *const *scales, size_t n_rows,
-                           uint8_t *panel);
+    void (*block_panel_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
+                             const uint8_t *const *codes, const uint8_t *const *scales,
+                             size_t n_rows, uint8_t *panel);
     /* Quantizes n_tokens (1..16) rows x [n_tokens][x_stride] to a tile, bit-equal
      * to mx_row_encode with stream = first_stream + token. The places of missing
      * tokens hold anything. */
-    void (*int_tile_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
-                          const float *x, size_t x_stride, size_t n_tokens, uint64_t first_stream,
-                          uint8_t *tile);
-    void (*int_product)(const mx_int_product *product);
+    void (*block_tile_pack)(const mx_quant *weights, const mx_quant *activations, size_t k,
+                            const float *x, size_t x_stride, size_t n_tokens, uint64_t first_stream,
+                            uint8_t *tile);
+    void (*block_product)(const mx_block_product *product);
 
     /* --- fp32 product ------------------------------------------------------ */
 

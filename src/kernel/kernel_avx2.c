@@ -1,6 +1,7 @@
-/* AVX2: its table. All but the integer product is the shared code over lanes. */
+/* AVX2: its table. All but the exact integer product is the shared code over lanes. */
 #include "kernel/kernel_avx2.h"
 
+#include "kernel/block_layout.h"
 #include "kernel/lanes_avx2.h"
 
 #include "kernel/lanes_ops.h"
@@ -9,17 +10,27 @@
 #include "kernel/lanes_f32.h"
 #include "kernel/lanes_quant.h"
 #include "kernel/lanes_tile.h"
+#include "kernel/lanes_minifloat.h"
+
+static void avx2_block_product(const mx_block_product *product)
+{
+    if (mx_block_pair_is_int(product->weights, product->activations)) {
+        mx_avx2_int_product(product);
+    } else {
+        lanes_minifloat_product(product);
+    }
+}
 
 void mx_kernels_avx2(mx_kernels *table)
 {
     *table = (mx_kernels){
         .name = "avx2",
-        .int_supported = mx_int_pair_supported,
-        .int_panel_bytes = mx_layout_panel_bytes,
-        .int_tile_bytes = mx_layout_tile_bytes,
-        .int_panel_pack = mx_layout_panel_pack,
-        .int_tile_pack = lanes_int_tile_pack,
-        .int_product = mx_avx2_int_product,
+        .block_supported = mx_block_pair_supported,
+        .block_panel_bytes = mx_block_panel_bytes,
+        .block_tile_bytes = mx_block_tile_bytes,
+        .block_panel_pack = mx_block_panel_pack,
+        .block_tile_pack = lanes_block_tile_pack,
+        .block_product = avx2_block_product,
         .f32_panel_pack = lanes_f32_panel_pack,
         .f32_product = lanes_f32_product,
         .bf16_product = lanes_bf16_product,

@@ -376,7 +376,7 @@ static void run_unpack(sweep *s, const run *r)
 /* Whole blocks from `block` on; returns the block after the run. */
 static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
 {
-    const mx_int_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->layout->pair;
     size_t alike = pair->k / pair->block - block; /* full blocks left */
     run r = {
         .block = block,
@@ -409,9 +409,9 @@ static void sweep_parts(sweep *s, size_t block, size_t n_quads)
 
 static void sweep_all(sweep *s)
 {
-    const mx_int_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->layout->pair;
     for (size_t b = 0; b < pair->n_blocks;) {
-        size_t n_quads = mx_round_up(mx_int_pair_length(pair, b), 8) / 4;
+        size_t n_quads = mx_round_up(mx_block_pair_length(pair, b), 8) / 4;
         if (n_quads <= s->part_quads) {
             b = sweep_blocks(s, b, n_quads);
         } else {
@@ -421,7 +421,7 @@ static void sweep_all(sweep *s)
 }
 
 /* Quads over which 16-bit sums of unsigned weights cannot overflow. */
-static size_t safe_quads(const mx_int_product *product, const mx_int_layout *layout)
+static size_t safe_quads(const mx_block_product *product, const mx_int_layout *layout)
 {
     int largest = 0;
     for (uint32_t code = 0; code < 1u << product->weights->format->bits; code++) {
@@ -436,8 +436,8 @@ static size_t safe_quads(const mx_int_product *product, const mx_int_layout *lay
     return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PART_QUADS) / 2 * 2;
 }
 
-static void product_sweep(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
-                          size_t first_tile)
+static void product_sweep(const mx_block_product *product, const mx_int_layout *layout,
+                          size_t panel, size_t first_tile)
 {
     size_t token = first_tile * 16;
     sweep s;
@@ -516,7 +516,7 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, 
     }
 }
 
-MX_TEMPLATE void small_panel(const mx_int_product *product, const mx_int_layout *layout,
+MX_TEMPLATE void small_panel(const mx_block_product *product, const mx_int_layout *layout,
                              size_t panel, int n_tokens)
 {
     const uint8_t *codes = product->panels + panel * layout->panel_bytes;
@@ -538,13 +538,14 @@ MX_TEMPLATE void small_panel(const mx_int_product *product, const mx_int_layout 
 }
 
 /* True where small_panel serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
-static bool small_fits(const mx_int_product *product, const mx_int_layout *layout)
+static bool small_fits(const mx_block_product *product, const mx_int_layout *layout)
 {
     return product->n_tokens <= STEP && layout->nibbles && layout->pair.block == 32 &&
            product->k % 32 == 0 && safe_quads(product, layout) == 8;
 }
 
-static void product_small(const mx_int_product *product, const mx_int_layout *layout, size_t panel)
+static void product_small(const mx_block_product *product, const mx_int_layout *layout,
+                          size_t panel)
 {
     switch (product->n_tokens) {
     case 1:
@@ -562,7 +563,7 @@ static void product_small(const mx_int_product *product, const mx_int_layout *la
     }
 }
 
-void mx_avx2_int_product(const mx_int_product *product)
+void mx_avx2_int_product(const mx_block_product *product)
 {
     mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */

@@ -361,7 +361,7 @@ static void run_sweep_any(sweep *s, const run *r)
 /* Whole blocks from `block` on; returns the block after the run. */
 static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
 {
-    const mx_int_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->layout->pair;
     size_t most = n_quads * 4 == pair->block ? RUN_QUADS / n_quads : 1;
     size_t alike = pair->k / pair->block - block; /* full blocks left */
     run r = {
@@ -383,7 +383,7 @@ static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
 /* A block longer than a run, in parts. */
 static void sweep_parts(sweep *s, size_t block, size_t n_quads)
 {
-    const mx_int_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->layout->pair;
     run r = {.block = block, .n_blocks = 1, .first = block == 0};
     run_tables(s, &r);
     r.last = block + 1 == pair->n_blocks;
@@ -397,7 +397,7 @@ static void sweep_parts(sweep *s, size_t block, size_t n_quads)
     }
 }
 
-static void product_sweep(const mx_int_product *product, const mx_int_layout *layout,
+static void product_sweep(const mx_block_product *product, const mx_int_layout *layout,
                           size_t first_panel, size_t n_panels, size_t first_tile, size_t n_tiles)
 {
     size_t token = first_tile * 16, row = first_panel * 16;
@@ -419,10 +419,10 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
         s.plain = s.plain && mx_layout_is_plain(layout, s.panels[p], s.tiles, n_tiles);
         s.rows[p] = (__mmask16)((1u << mx_min_size(product->n_rows - row - p * 16, 16)) - 1);
     }
-    const mx_int_pair *pair = &layout->pair;
+    const mx_block_pair *pair = &layout->pair;
     size_t block = 0;
     while (block < pair->n_blocks) {
-        size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
+        size_t n_quads = mx_round_up(mx_block_pair_length(pair, block), 8) / 4;
         if (n_quads <= RUN_QUADS) {
             block = sweep_blocks(&s, block, n_quads);
         } else {
@@ -511,11 +511,11 @@ MX_TEMPLATE const uint8_t *small_ahead(const mx_int_layout *layout, const uint8_
     return next + layout->panel_codes + at - code_bytes;
 }
 
-MX_TEMPLATE void small_tile(const mx_int_product *product, const mx_int_layout *layout,
+MX_TEMPLATE void small_tile(const mx_block_product *product, const mx_int_layout *layout,
                             size_t first_panel, __m512i table, bool nibbles, int n_panels,
                             int n_tokens)
 {
-    const mx_int_pair *pair = &layout->pair;
+    const mx_block_pair *pair = &layout->pair;
     const uint8_t *panels = product->panels + first_panel * layout->panel_bytes;
     __m512 acc[4][SMALL_TOKENS];
     MX_UNROLL
@@ -526,7 +526,7 @@ MX_TEMPLATE void small_tile(const mx_int_product *product, const mx_int_layout *
         }
     }
     for (size_t b = 0; b < pair->n_blocks; b++) {
-        size_t octet = b * pair->block / 8, n_octets = (mx_int_pair_length(pair, b) + 7) / 8;
+        size_t octet = b * pair->block / 8, n_octets = (mx_block_pair_length(pair, b) + 7) / 8;
         const uint8_t *ahead = small_ahead(layout, panels, octet, nibbles, n_panels);
         if (n_octets == 4) {
             small_block(layout, panels, product->tiles, b, octet, 4, ahead, table, nibbles,
@@ -556,7 +556,7 @@ static size_t small_panels(size_t n_tokens)
     return n_tokens <= 2 ? 4 : n_tokens <= 4 ? 2 : 1;
 }
 
-MX_TEMPLATE void small_shape(const mx_int_product *product, const mx_int_layout *layout,
+MX_TEMPLATE void small_shape(const mx_block_product *product, const mx_int_layout *layout,
                              size_t panel, size_t n_panels, __m512i table, bool nibbles)
 {
     size_t n = product->n_tokens;
@@ -574,20 +574,20 @@ MX_TEMPLATE void small_shape(const mx_int_product *product, const mx_int_layout 
     }
 }
 
-static void small_nibbles(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
-                          size_t n_panels)
+static void small_nibbles(const mx_block_product *product, const mx_int_layout *layout,
+                          size_t panel, size_t n_panels)
 {
     __m512i table = nibble_table(layout, product->weights->format);
     small_shape(product, layout, panel, n_panels, table, true);
 }
 
-static void small_bytes(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
+static void small_bytes(const mx_block_product *product, const mx_int_layout *layout, size_t panel,
                         size_t n_panels)
 {
     small_shape(product, layout, panel, n_panels, _mm512_setzero_si512(), false);
 }
 
-static void product_small(const mx_int_product *product, const mx_int_layout *layout)
+static void product_small(const mx_block_product *product, const mx_int_layout *layout)
 {
     size_t at_once = small_panels(product->n_tokens), n = 0;
     for (size_t panel = 0; panel < product->n_panels; panel += n) {
@@ -608,11 +608,11 @@ static void product_small(const mx_int_product *product, const mx_int_layout *la
     }
 }
 
-void mx_avx512_int_product_of(const mx_int_product *product, const mx_int_layout *layout)
+void mx_avx512_int_product_of(const mx_block_product *product, const mx_int_layout *layout)
 {
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     if (product->n_tokens <= SMALL_TOKENS) {
-        mx_int_product valid = *product;
+        mx_block_product valid = *product;
         valid.n_panels = n_panels;
         product_small(&valid, layout);
         return;
@@ -626,7 +626,7 @@ void mx_avx512_int_product_of(const mx_int_product *product, const mx_int_layout
     }
 }
 
-void mx_avx512_int_product(const mx_int_product *product)
+void mx_avx512_int_product(const mx_block_product *product)
 {
     mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     mx_avx512_int_product_of(product, &layout);

@@ -4,6 +4,6 @@
 
 #include "kernel/isas.h"
 
-void mx_neon_int_product(const mx_int_product *product);
+void mx_neon_int_product(const mx_block_product *product);
 
 #endif

@@ -212,9 +212,9 @@ MX_TEMPLATE void piece_sweep(sweep *s, const piece *part, size_t n_quads, bool p
 
 static void block_sweep(sweep *s, size_t block)
 {
-    const mx_int_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->layout->pair;
     size_t begin = block * pair->block / 4;
-    size_t n_quads = mx_round_up(mx_int_pair_length(pair, block), 8) / 4;
+    size_t n_quads = mx_round_up(mx_block_pair_length(pair, block), 8) / 4;
     rows_fill(s, block);
     for (size_t q = 0; q < n_quads; q += PIECE_QUADS) {
         piece part = {
@@ -235,8 +235,8 @@ static void block_sweep(sweep *s, size_t block)
     }
 }
 
-static void product_sweep(const mx_int_product *product, const mx_int_layout *layout, size_t panel,
-                          size_t first_tile)
+static void product_sweep(const mx_block_product *product, const mx_int_layout *layout,
+                          size_t panel, size_t first_tile)
 {
     size_t token = first_tile * 16;
     sweep s;
@@ -260,7 +260,7 @@ static void product_sweep(const mx_int_product *product, const mx_int_layout *la
     }
 }
 
-void mx_neon_int_product(const mx_int_product *product)
+void mx_neon_int_product(const mx_block_product *product)
 {
     mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */

@@ -2,101 +2,117 @@
  * The scalar reference of the matrix products and of quantization: plain loops
  * that say what every other ISA must compute.
  *
- * Its integer layouts, for rows r < 16 and tokens t < 16 alike: table values
- * int8 [16][k], then scale bytes [16][n_blocks], padded to 64 bytes.
+ * Its layouts of blocks, for rows r < 16 and tokens t < 16 alike: codes [16][k], one a
+ * byte, then scale bytes [16][n_blocks], padded to 64 bytes.
  */
 #include "kernel/kernel_ref.h"
 
-#include "kernel/int_pair.h"
+#include "kernel/block_pair.h"
 
 #include <math.h>
 #include <string.h>
 
-static size_t ref_int_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
+static size_t ref_block_bytes(const mx_quant *weights, const mx_quant *activations, size_t k)
 {
-    mx_int_pair pair = mx_int_pair_make(weights, activations, k);
+    mx_block_pair pair = mx_block_pair_make(weights, activations, k);
     return mx_round_up(16 * (k + pair.n_blocks), 64);
 }
 
-/* Codes [n], one a byte, become table values in place. */
-static void codes_to_values(const mx_format *format, uint8_t *codes, size_t n)
+static void ref_block_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
+                                 const uint8_t *const *codes, const uint8_t *const *scales,
+                                 size_t n_rows, uint8_t *panel)
 {
-    for (size_t i = 0; i < n; i++) {
-        codes[i] = (uint8_t)format->int_table[codes[i]];
-    }
-}
-
-static void ref_int_panel_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
-                               const uint8_t *const *codes, const uint8_t *const *scales,
-                               size_t n_rows, uint8_t *panel)
-{
-    mx_int_pair pair = mx_int_pair_make(weights, activations, k);
-    memset(panel, 0, ref_int_bytes(weights, activations, k));
+    mx_block_pair pair = mx_block_pair_make(weights, activations, k);
+    memset(panel, 0, ref_block_bytes(weights, activations, k));
     for (size_t r = 0; r < n_rows; r++) {
-        uint8_t *values = panel + r * k;
-        mx_codes_unpack(codes[r], k, weights->format->bits, values);
-        codes_to_values(weights->format, values, k);
+        mx_codes_unpack(codes[r], k, weights->format->bits, panel + r * k);
         memcpy(panel + 16 * k + r * pair.n_blocks, scales[r], pair.n_blocks);
     }
 }
 
-static void ref_int_tile_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
-                              const float *x, size_t x_stride, size_t n_tokens,
-                              uint64_t first_stream, uint8_t *tile)
+static void ref_block_tile_pack(const mx_quant *weights, const mx_quant *activations, size_t k,
+                                const float *x, size_t x_stride, size_t n_tokens,
+                                uint64_t first_stream, uint8_t *tile)
 {
-    mx_int_pair pair = mx_int_pair_make(weights, activations, k);
-    memset(tile, 0, ref_int_bytes(weights, activations, k));
+    mx_block_pair pair = mx_block_pair_make(weights, activations, k);
+    memset(tile, 0, ref_block_bytes(weights, activations, k));
     for (size_t t = 0; t < n_tokens; t++) {
         for (size_t b = 0; b < pair.n_blocks; b++) {
-            size_t i = b * pair.block, n = mx_int_pair_length(&pair, b);
-            uint8_t *values = tile + t * k + i;
-            tile[16 * k + t * pair.n_blocks + b] =
-                mx_block_encode(activations, x + t * x_stride + i, n, first_stream + t, i, values);
-            codes_to_values(activations->format, values, n);
+            size_t i = b * pair.block, n = mx_block_pair_length(&pair, b);
+            tile[16 * k + t * pair.n_blocks + b] = mx_block_encode(
+                activations, x + t * x_stride + i, n, first_stream + t, i, tile + t * k + i);
         }
     }
 }
 
-/* One block's term of the contract: ldexpf((float)dot, exponent), NaN when a
- * scale is. */
-static float block_term(int32_t dot, uint8_t w_scale, uint8_t a_scale, int shift)
+/* What codes mean: elements' values, and table values where there is a table. */
+typedef struct ref_values {
+    float values[256];
+    const int8_t *table;
+} ref_values;
+
+static void ref_values_make(const mx_format *format, ref_values *out)
 {
-    if (w_scale == MX_E8M0_NAN || a_scale == MX_E8M0_NAN) {
-        return NAN;
+    out->table = format->int_table;
+    for (uint32_t code = 0; code < 1u << format->bits; code++) {
+        out->values[code] = format->decode(format, code);
     }
-    return ldexpf((float)dot, w_scale + a_scale - 2 * MX_E8M0_BIAS - shift);
 }
 
-/* Row r of a panel times token t of a tile. */
-static float int_element(const mx_int_pair *pair, const uint8_t *panel, size_t r,
-                         const uint8_t *tile, size_t t)
+/* Codes and scales of one row or token. */
+typedef struct ref_row {
+    const ref_values *values;
+    const uint8_t *codes, *scales;
+} ref_row;
+
+/* The dot of elements [begin, end), a block, of two rows in the product of their steps
+ * or of 1, as the contract says. */
+static float block_dot(const mx_block_pair *pair, ref_row w, ref_row a, size_t begin, size_t end)
 {
-    const int8_t *w = (const int8_t *)panel + r * pair->k;
-    const int8_t *a = (const int8_t *)tile + t * pair->k;
-    const uint8_t *w_scales = panel + 16 * pair->k + r * pair->n_blocks;
-    const uint8_t *a_scales = tile + 16 * pair->k + t * pair->n_blocks;
+    float sums[2] = {0, 0}; /* even, odd */
+    int32_t dot = 0;
+    for (size_t i = begin; i < end; i++) {
+        if (pair->is_int) {
+            dot += w.values->table[w.codes[i]] * a.values->table[a.codes[i]];
+        } else {
+            float *sum = &sums[(i - begin) % 2];
+            *sum = fmaf(w.values->values[w.codes[i]], a.values->values[a.codes[i]], *sum);
+        }
+    }
+    return pair->is_int ? (float)dot : sums[0] + sums[1];
+}
+
+static float block_element(const mx_block_pair *pair, ref_row w, ref_row a)
+{
     float acc = 0;
     for (size_t b = 0; b < pair->n_blocks; b++) {
-        size_t begin = b * pair->block, n = mx_int_pair_length(pair, b);
-        int32_t dot = 0;
-        for (size_t i = begin; i < begin + n; i++) {
-            dot += w[i] * a[i];
+        size_t begin = b * pair->block;
+        float dot = block_dot(pair, w, a, begin, begin + mx_block_pair_length(pair, b));
+        int exponent = w.scales[b] + a.scales[b] - 2 * MX_E8M0_BIAS;
+        if (w.scales[b] == MX_E8M0_NAN || a.scales[b] == MX_E8M0_NAN) {
+            dot = NAN;
         }
-        acc += block_term(dot, w_scales[b], a_scales[b], pair->shift);
+        acc += ldexpf(dot, exponent - (pair->is_int ? pair->shift : 0));
     }
     return acc;
 }
 
-static void ref_int_product(const mx_int_product *p)
+static void ref_block_product(const mx_block_product *p)
 {
-    mx_int_pair pair = mx_int_pair_make(p->weights, p->activations, p->k);
-    size_t bytes = ref_int_bytes(p->weights, p->activations, p->k);
+    mx_block_pair pair = mx_block_pair_make(p->weights, p->activations, p->k);
+    size_t bytes = ref_block_bytes(p->weights, p->activations, p->k);
+    ref_values w_values, a_values;
+    ref_values_make(p->weights->format, &w_values);
+    ref_values_make(p->activations->format, &a_values);
     for (size_t t = 0; t < p->n_tokens; t++) {
         const uint8_t *tile = p->tiles + t / MX_TILE_TOKENS * bytes;
+        size_t lane = t % MX_TILE_TOKENS;
+        ref_row a = {&a_values, tile + lane * p->k, tile + 16 * p->k + lane * pair.n_blocks};
         for (size_t r = 0; r < p->n_rows; r++) {
             const uint8_t *panel = p->panels + r / MX_PANEL_ROWS * bytes;
-            p->out[t * p->out_stride + r] =
-                int_element(&pair, panel, r % MX_PANEL_ROWS, tile, t % MX_TILE_TOKENS);
+            size_t row = r % MX_PANEL_ROWS;
+            ref_row w = {&w_values, panel + row * p->k, panel + 16 * p->k + row * pair.n_blocks};
+            p->out[t * p->out_stride + r] = block_element(&pair, w, a);
         }
     }
 }
@@ -147,12 +163,12 @@ void mx_kernels_ref(mx_kernels *table)
 {
     *table = (mx_kernels){
         .name = "ref",
-        .int_supported = mx_int_pair_supported,
-        .int_panel_bytes = ref_int_bytes,
-        .int_tile_bytes = ref_int_bytes,
-        .int_panel_pack = ref_int_panel_pack,
-        .int_tile_pack = ref_int_tile_pack,
-        .int_product = ref_int_product,
+        .block_supported = mx_block_pair_supported,
+        .block_panel_bytes = ref_block_bytes,
+        .block_tile_bytes = ref_block_bytes,
+        .block_panel_pack = ref_block_panel_pack,
+        .block_tile_pack = ref_block_tile_pack,
+        .block_product = ref_block_product,
         .f32_panel_pack = ref_f32_panel_pack,
         .f32_product = ref_f32_product,
         .bf16_product = ref_bf16_product,

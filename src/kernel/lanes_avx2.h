@@ -18,6 +18,8 @@ typedef lanes lanes_mask; /* all bits of a lane alike */
 enum {
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
+    LANES_BLOCK_PANELS = 1,
+    LANES_BLOCK_TOKENS = 3, /* block product: two chains each */
     LANES_KEYS = 1,
     LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
 };
@@ -235,6 +237,36 @@ static inline lanes_bytes lanes_to_bytes(lanes v)
     __m256i words = _mm256_packs_epi32(_mm256_cvtps_epi32(v.low), _mm256_cvtps_epi32(v.high));
     words = _mm256_permute4x64_epi64(words, 0xD8); /* packs works within 128 bits */
     return _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+}
+
+/* int8 as floats. */
+static inline lanes lanes_bytes_int8(lanes_bytes bytes)
+{
+    __m256i low = _mm256_cvtepi8_epi32(bytes);
+    __m256i high = _mm256_cvtepi8_epi32(_mm_unpackhi_epi64(bytes, bytes));
+    return (lanes){_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
+}
+
+/* Upper bytes of fp16, the lower ones 0. */
+static inline lanes lanes_bytes_e5m2(lanes_bytes bytes)
+{
+    __m128i zero = _mm_setzero_si128();
+    return (lanes){_mm256_cvtph_ps(_mm_unpacklo_epi8(zero, bytes)),
+                   _mm256_cvtph_ps(_mm_unpackhi_epi8(zero, bytes))};
+}
+
+static inline __m256 lanes_half_e4m3(__m128i half)
+{
+    half = _mm_and_si128(_mm_srai_epi16(half, 1), _mm_set1_epi16((int16_t)0xBFFF));
+    return _mm256_cvtph_ps(half);
+}
+
+/* fp8_e4m3 * 2^-8: an fp16 when the bits below the sign go one place down. */
+static inline lanes lanes_bytes_e4m3(lanes_bytes bytes)
+{
+    __m128i zero = _mm_setzero_si128();
+    return (lanes){lanes_half_e4m3(_mm_unpacklo_epi8(zero, bytes)),
+                   lanes_half_e4m3(_mm_unpackhi_epi8(zero, bytes))};
 }
 
 /* 16 integers as floats. */

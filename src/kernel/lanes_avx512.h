@@ -18,6 +18,8 @@ typedef __mmask16 lanes_mask;
 enum {
     LANES_F32_PANELS = 2,
     LANES_F32_TOKENS = 12, /* fp32 product */
+    LANES_BLOCK_PANELS = 2,
+    LANES_BLOCK_TOKENS = 6, /* block product: two chains each */
     LANES_KEYS = 4,
     LANES_DIMS = 4, /* attention, by LANES_ROWS rows */
 };
@@ -189,6 +191,26 @@ static inline float lanes_fold_max(lanes v)
 static inline lanes_bytes lanes_to_bytes(lanes v)
 {
     return _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(v));
+}
+
+/* int8 as floats. */
+static inline lanes lanes_bytes_int8(lanes_bytes bytes)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+}
+
+/* Upper bytes of fp16, the lower ones 0. */
+static inline lanes lanes_bytes_e5m2(lanes_bytes bytes)
+{
+    return _mm512_cvtph_ps(_mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8));
+}
+
+/* fp8_e4m3 * 2^-8: an fp16 when the bits below the sign go one place down. */
+static inline lanes lanes_bytes_e4m3(lanes_bytes bytes)
+{
+    __m256i half = _mm256_slli_epi16(_mm256_cvtepu8_epi16(bytes), 8);
+    half = _mm256_and_si256(_mm256_srai_epi16(half, 1), _mm256_set1_epi16((int16_t)0xBFFF));
+    return _mm512_cvtph_ps(half);
 }
 
 /* 16 integers as floats. */

@@ -3,6 +3,7 @@
 #define MX_KERNEL_LANES_NEON_H
 
 #include <arm_neon.h>
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <string.h>
@@ -21,6 +22,8 @@ typedef struct lanes_mask { /* all bits of a lane alike */
 enum {
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
+    LANES_BLOCK_PANELS = 1,
+    LANES_BLOCK_TOKENS = 3, /* block product: two chains each */
     LANES_KEYS = 1,
     LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
 };
@@ -287,6 +290,78 @@ static inline lanes_bytes lanes_to_bytes(lanes v)
 static inline lanes_bytes lanes_bytes_zero(void)
 {
     return vdupq_n_s32(0);
+}
+
+static inline lanes_bytes lanes_bytes_load(const uint8_t *p)
+{
+    return vreinterpretq_s32_u8(vld1q_u8(p));
+}
+
+static inline lanes_bytes lanes_bytes_low_nibbles(lanes_bytes bytes)
+{
+    return vreinterpretq_s32_u8(vandq_u8(vreinterpretq_u8_s32(bytes), vdupq_n_u8(15)));
+}
+
+static inline lanes_bytes lanes_bytes_high_nibbles(lanes_bytes bytes)
+{
+    return vreinterpretq_s32_u8(vshrq_n_u8(vreinterpretq_u8_s32(bytes), 4));
+}
+
+/* table[i] for each byte i < 16. */
+static inline lanes_bytes lanes_bytes_lookup(lanes_bytes table, lanes_bytes bytes)
+{
+    return vreinterpretq_s32_u8(
+        vqtbl1q_u8(vreinterpretq_u8_s32(table), vreinterpretq_u8_s32(bytes)));
+}
+
+static inline lanes lanes_from_s16(int16x8_t low, int16x8_t high)
+{
+    return (lanes){vcvtq_f32_s32(vmovl_s16(vget_low_s16(low))), vcvtq_f32_s32(vmovl_high_s16(low)),
+                   vcvtq_f32_s32(vmovl_s16(vget_low_s16(high))),
+                   vcvtq_f32_s32(vmovl_high_s16(high))};
+}
+
+/* int8 as floats. */
+static inline lanes lanes_bytes_int8(lanes_bytes bytes)
+{
+    int8x16_t v = vreinterpretq_s8_s32(bytes);
+    return lanes_from_s16(vmovl_s8(vget_low_s8(v)), vmovl_high_s8(v));
+}
+
+/* 16 fp16, as bits. */
+static inline lanes lanes_from_halves(uint16x8_t low, uint16x8_t high)
+{
+    float16x8_t a = vreinterpretq_f16_u16(low), b = vreinterpretq_f16_u16(high);
+    return (lanes){vcvt_f32_f16(vget_low_f16(a)), vcvt_high_f32_f16(a),
+                   vcvt_f32_f16(vget_low_f16(b)), vcvt_high_f32_f16(b)};
+}
+
+/* The first or last 8 bytes times 256. */
+static inline uint16x8_t lanes_upper_bytes(uint8x16_t v, bool last)
+{
+    uint8x16_t zero = vdupq_n_u8(0);
+    return vreinterpretq_u16_u8(last ? vzip2q_u8(zero, v) : vzip1q_u8(zero, v));
+}
+
+/* Upper bytes of fp16, the lower ones 0. */
+static inline lanes lanes_bytes_e5m2(lanes_bytes bytes)
+{
+    uint8x16_t v = vreinterpretq_u8_s32(bytes);
+    return lanes_from_halves(lanes_upper_bytes(v, false), lanes_upper_bytes(v, true));
+}
+
+static inline uint16x8_t lanes_half_e4m3(uint16x8_t half)
+{
+    int16x8_t moved = vshrq_n_s16(vreinterpretq_s16_u16(half), 1);
+    return vandq_u16(vreinterpretq_u16_s16(moved), vdupq_n_u16(0xBFFF));
+}
+
+/* fp8_e4m3 * 2^-8: an fp16 when the bits below the sign go one place down. */
+static inline lanes lanes_bytes_e4m3(lanes_bytes bytes)
+{
+    uint8x16_t v = vreinterpretq_u8_s32(bytes);
+    return lanes_from_halves(lanes_half_e4m3(lanes_upper_bytes(v, false)),
+                             lanes_half_e4m3(lanes_upper_bytes(v, true)));
 }
 
 /* `p` is 16-byte aligned. */

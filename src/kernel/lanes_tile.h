@@ -117,12 +117,12 @@ static uint8_t token_quads(const quantizer *q, const float *x, size_t n, uint64_
     return zero && plan.scale != MX_E8M0_NAN ? MX_SCALE_OF_ZERO : plan.scale;
 }
 
-/* Codes of a block of all tokens; its scale bytes to `scales`. */
-static void block_encode(const quantizer *q, tile_block *block, uint64_t first_stream,
-                         uint64_t index, uint8_t scales[16])
+/* Factors of a block of all tokens and its scale bytes; those that take format/'s code
+ * are `special` and have the ones of zero for now. */
+static void block_scales(const quantizer *q, tile_block *block, uint8_t scales[16],
+                         bool special[16])
 {
     int32_t bits[16];
-    bool special[16];
     block_tops(block, bits);
     for (size_t t = 0; t < block->n_tokens; t++) {
         int scale = quantizer_scale(q, bits[t]);
@@ -130,6 +130,14 @@ static void block_encode(const quantizer *q, tile_block *block, uint64_t first_s
         scales[t] = scale < 0 ? MX_SCALE_OF_ZERO : (uint8_t)scale;
         block->factors[t] = quantizer_power(MX_E8M0_BIAS - scales[t] + q->shift);
     }
+}
+
+/* Codes of a block of all tokens; its scale bytes to `scales`. */
+static void block_encode(const quantizer *q, tile_block *block, uint64_t first_stream,
+                         uint64_t index, uint8_t scales[16])
+{
+    bool special[16];
+    block_scales(q, block, scales, special);
     block_quads_any_round(q, block);
     for (size_t t = 0; t < block->n_tokens; t++) {
         if (special[t]) {
@@ -152,7 +160,7 @@ static inline void slots_store(const uint8_t scales[16], uint8_t *slots)
 static inline void block_finish(const mx_int_layout *layout, size_t b, uint8_t *tile)
 {
     size_t first_quad = b * layout->pair.block / 4;
-    size_t n_quads = mx_round_up(mx_int_pair_length(&layout->pair, b), 8) / 4;
+    size_t n_quads = mx_round_up(mx_block_pair_length(&layout->pair, b), 8) / 4;
     void *seeds = tile + layout->tile_seeds + b * 64,
          *factors = tile + layout->tile_factors + b * 64;
     const void *slots = tile + layout->tile_slots + b * 64;
@@ -205,7 +213,7 @@ static void lanes_int_tile_pack(const mx_quant *weights, const mx_quant *activat
             .x = x + begin,
             .x_stride = x_stride,
             .n_tokens = n_tokens,
-            .n = mx_int_pair_length(&layout.pair, b),
+            .n = mx_block_pair_length(&layout.pair, b),
             .quads = tile + layout.tile_codes + begin / 4 * MX_QUAD_BYTES,
         };
         uint8_t scales[16];

@@ -14,6 +14,28 @@ static inline lanes_bytes lanes_bytes_zero(void)
 }
 
 /* `p` is 16-byte aligned. */
+static inline lanes_bytes lanes_bytes_load(const uint8_t *p)
+{
+    return _mm_load_si128((const __m128i *)(const void *)p);
+}
+
+static inline lanes_bytes lanes_bytes_low_nibbles(lanes_bytes bytes)
+{
+    return _mm_and_si128(bytes, _mm_set1_epi8(15));
+}
+
+static inline lanes_bytes lanes_bytes_high_nibbles(lanes_bytes bytes)
+{
+    return _mm_and_si128(_mm_srli_epi16(bytes, 4), _mm_set1_epi8(15));
+}
+
+/* table[i] for each byte i < 16. */
+static inline lanes_bytes lanes_bytes_lookup(lanes_bytes table, lanes_bytes bytes)
+{
+    return _mm_shuffle_epi8(table, bytes);
+}
+
+/* `p` is 16-byte aligned. */
 static inline void lanes_bytes_store(uint8_t *p, lanes_bytes bytes)
 {
     _mm_store_si128((__m128i *)(void *)p, bytes);

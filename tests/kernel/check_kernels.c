@@ -52,6 +52,7 @@ typedef struct bench {
     const mx_kernels *table;
     const char *name;
     mx_quant weights, activations; /* format NULL: fp32 */
+    bool integer;                  /* bound by the integer loop */
     size_t rows, k, tokens;
     uint8_t *panels, *tiles;
     float *x, *out;
@@ -65,7 +66,7 @@ static void *allocate(size_t size)
     return p;
 }
 
-static bool bench_integer(const bench *b)
+static bool is_blocks(const bench *b)
 {
     return b->weights.format != NULL;
 }
@@ -82,15 +83,15 @@ static void panel_fill(const bench *b, dice *d, size_t panel)
         rows[r] = row;
         code_rows[r] = codes + r * mx_row_code_bytes(&b->weights, b->k);
         scale_rows[r] = scales + r * mx_row_scale_count(&b->weights, b->k);
-        if (bench_integer(b)) {
+        if (is_blocks(b)) {
             mx_row_encode(&b->weights, row, b->k, 0, (uint8_t *)code_rows[r],
                           (uint8_t *)scale_rows[r]);
         }
     }
-    if (bench_integer(b)) {
-        size_t bytes = b->table->int_panel_bytes(&b->weights, &b->activations, b->k);
-        b->table->int_panel_pack(&b->weights, &b->activations, b->k, code_rows, scale_rows, 16,
-                                 b->panels + panel * bytes);
+    if (is_blocks(b)) {
+        size_t bytes = b->table->block_panel_bytes(&b->weights, &b->activations, b->k);
+        b->table->block_panel_pack(&b->weights, &b->activations, b->k, code_rows, scale_rows, 16,
+                                   b->panels + panel * bytes);
     } else {
         b->table->f32_panel_pack(rows, 16, b->k, (float *)b->panels + panel * 16 * b->k);
     }
@@ -107,9 +108,10 @@ static void bench_open(bench *b)
     b->out = allocate(b->tokens * b->rows * sizeof *b->out);
     dice_fill(&d, DATA_NORMAL, b->x, b->tokens * b->k);
     size_t bytes = 64 * b->k;
-    if (bench_integer(b)) {
-        bytes = b->table->int_panel_bytes(&b->weights, &b->activations, b->k);
-        b->tiles = allocate(n_tiles * b->table->int_tile_bytes(&b->weights, &b->activations, b->k));
+    if (is_blocks(b)) {
+        bytes = b->table->block_panel_bytes(&b->weights, &b->activations, b->k);
+        b->tiles =
+            allocate(n_tiles * b->table->block_tile_bytes(&b->weights, &b->activations, b->k));
     }
     b->panels = allocate(n_panels * bytes);
     panel_fill(b, &d, 0);
@@ -128,20 +130,21 @@ static void bench_close(bench *b)
 
 static void bench_pack(bench *b)
 {
-    size_t bytes = b->table->int_tile_bytes(&b->weights, &b->activations, b->k);
+    size_t bytes = b->table->block_tile_bytes(&b->weights, &b->activations, b->k);
     for (size_t t = 0; t < b->tokens; t += 16) {
         size_t n = b->tokens - t < 16 ? b->tokens - t : 16;
-        b->table->int_tile_pack(&b->weights, &b->activations, b->k, b->x + t * b->k, b->k, n, t,
-                                b->tiles + t / 16 * bytes);
+        b->table->block_tile_pack(&b->weights, &b->activations, b->k, b->x + t * b->k, b->k, n, t,
+                                  b->tiles + t / 16 * bytes);
     }
 }
 
 static void bench_product(bench *b)
 {
-    if (bench_integer(b)) {
-        mx_int_product product = {&b->weights, &b->activations, b->k,      b->panels, b->rows / 16,
-                                  b->rows,     b->tiles,        b->tokens, b->out,    b->rows};
-        b->table->int_product(&product);
+    if (is_blocks(b)) {
+        mx_block_product product = {&b->weights,  &b->activations, b->k,     b->panels,
+                                    b->rows / 16, b->rows,         b->tiles, b->tokens,
+                                    b->out,       b->rows};
+        b->table->block_product(&product);
     } else {
         mx_f32_product product = {(float *)b->panels, b->rows / 16, b->rows, b->k, b->x, b->k,
                                   b->tokens,          b->out,       b->rows};
@@ -178,15 +181,15 @@ static void bench_run(bench *b)
     double speed[ROUNDS], peak[ROUNDS], share[ROUNDS], pack[ROUNDS];
     for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
         size_t at = i < 0 ? 0 : (size_t)i;
-        peak[at] = peak_measure(b->table->name, bench_integer(b));
-        pack[at] = bench_integer(b) ? seconds_of(bench_pack, b, 1) : 0;
+        peak[at] = peak_measure(b->table->name, b->integer);
+        pack[at] = is_blocks(b) ? seconds_of(bench_pack, b, 1) : 0;
         speed[at] = macs / seconds_of(bench_product, b, repeats);
         share[at] = peak[at] > 0 ? speed[at] / peak[at] : 0;
     }
     double got = median(speed), best = median(peak);
     printf("%-7s %-9s %5zux%-5zu %4zu tokens %8.1f GMAC/s  %.3f of %.0f", b->table->name, b->name,
            b->rows, b->k, b->tokens, got / 1e9, median(share), best / 1e9);
-    if (bench_integer(b)) {
+    if (is_blocks(b)) {
         printf("   quantizing %.1f%%", 100 * median(pack) * got / macs);
     }
     printf("\n");
@@ -194,20 +197,33 @@ static void bench_run(bench *b)
     bench_close(b);
 }
 
-static void bench_case(const mx_kernels *table, const char *name, size_t tokens)
+/* A pair of formats; none: fp32. */
+typedef struct bench_formats {
+    const char *name, *weights, *activations;
+} bench_formats;
+
+static const bench_formats pairs[] = {
+    {"W4A6", "fp4_e2m1", "fp6_e2m3"},      {"int8xint8", "int8", "int8"},
+    {"e4m3xe4m3", "fp8_e4m3", "fp8_e4m3"}, {"e3m2xe3m2", "fp6_e3m2", "fp6_e3m2"},
+    {"W4A8", "fp4_e2m1", "fp8_e4m3"},      {"fp32", NULL, NULL},
+};
+
+static void bench_case(const mx_kernels *table, const bench_formats *c, size_t tokens)
 {
     for (size_t i = 0; i < MX_COUNT(shapes); i++) {
         bench b = {.table = table,
-                   .name = name,
+                   .name = c->name,
                    .rows = shapes[i].rows,
                    .k = shapes[i].k,
                    .tokens = tokens};
-        mx_quant quant = {.block = 32, .round = MX_ROUND_EVEN};
-        if (strcmp(name, "fp32") != 0) {
+        if (c->weights != NULL) {
+            mx_quant quant = {.block = 32, .round = MX_ROUND_EVEN};
             b.weights = b.activations = quant;
-            bool w4 = strcmp(name, "W4A6") == 0;
-            b.weights.format = mx_format_find(w4 ? "fp4_e2m1" : "int8");
-            b.activations.format = mx_format_find(w4 ? "fp6_e2m3" : "int8");
+            b.weights.format = mx_format_find(c->weights);
+            b.activations.format = mx_format_find(c->activations);
+            b.integer = b.weights.format->int_table && b.activations.format->int_table;
+            const mx_peak *peak = mx_peak_find(table->name);
+            b.integer |= peak != NULL && peak->any_block;
         }
         bench_run(&b);
     }
@@ -273,19 +289,18 @@ static void attention_benches(const mx_kernels *table)
 
 int main(int argc, char **argv)
 {
-    static const char *const names[] = {"W4A6", "int8xint8", "fp32"};
     ladder all = ladder_make();
     for (size_t t = 1; t < all.count; t++) {
         bool isa = argc < 2 || strcmp(argv[1], all.tables[t].name) == 0;
         if (isa && (argc < 3 || strcmp(argv[2], "attention") == 0)) {
             attention_benches(&all.tables[t]);
         }
-        for (size_t i = 0; i < MX_COUNT(names); i++) {
+        for (size_t i = 0; i < MX_COUNT(pairs); i++) {
             for (size_t j = 0; j < MX_COUNT(token_counts); j++) {
-                bool chosen = isa && (argc < 3 || strcmp(argv[2], names[i]) == 0) &&
+                bool chosen = isa && (argc < 3 || strcmp(argv[2], pairs[i].name) == 0) &&
                               (argc < 4 || strtoul(argv[3], NULL, 10) == token_counts[j]);
                 if (chosen) {
-                    bench_case(&all.tables[t], names[i], token_counts[j]);
+                    bench_case(&all.tables[t], &pairs[i], token_counts[j]);
                 }
             }
         }

@@ -16,12 +16,13 @@ enum { PATH_SIZE = 4096, SETTINGS_SIZE = 256 };
 static const char *const models[] = {"mha",  "gqa",     "llama3", "linear",  "params",
                                      "bias", "headdim", "ragged", "sharded", "long"};
 
-/* One exact integer product of each kind
- * (4-bit and byte weights), and formats without one. */
+/* One exact integer product of each kind (4-bit and byte weights), and pairs without
+ * one. */
 static const char *const settings[] = {
     "weights=fp4_e2m1 activations=fp6_e2m3 block=32 scale_rule=floor round=even",
     "weights=int8 activations=int8 block=16 scale_rule=floor round=nearest",
     "weights=fp8_e4m3 activations=fp6_e3m2 block=32 scale_rule=floor round=even",
+    "weights=fp4_e2m1 activations=fp8_e5m2 block=16 scale_rule=floor round=even",
 };
 
 /* FNV-1a over the bytes of n floats; every NaN counts as one. */

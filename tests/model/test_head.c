@@ -126,7 +126,7 @@ static void check_format(const char *golden, const char *format, const char *act
     mx_quant head = memory->specs.head;
     const mx_matrix *matrix = mx_model_head(disk);
     bool exact =
-        disk->backend.kernels.int_supported(&head, &disk->specs.activations, disk->config.hidden);
+        disk->backend.kernels.block_supported(&head, &disk->specs.activations, disk->config.hidden);
     assert_int_equal(matrix->kind, exact ? MX_MATRIX_PANELS : MX_MATRIX_CODES);
     assert_ptr_equal(matrix->weights.format, head.format);
     mx_model_size a, b;

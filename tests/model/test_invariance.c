@@ -7,8 +7,8 @@
 
 enum { N_SEQUENCES = 32, MAX_LENGTH = 50 };
 
-/* Unquantized; the exact integer product; the fp32 product with fp8 on both sides;
- * ties away from zero; other blocks; a weight-only and an activation-only setting;
+/* Unquantized; the block product of integer pairs and with fp8 on both sides; ties
+ * away from zero; other blocks; a weight-only and an activation-only setting;
  * stochastic rounding; a quantized head, which is the embedding too in all but
  * llama_headdim. */
 static const char *const settings[] = {
@@ -17,6 +17,7 @@ static const char *const settings[] = {
     "weights=mxfp8_e4m3 activations=mxfp8_e4m3 block=32 round=even",
     "weights=mxfp6_e2m3 activations=mxfp4_e2m1 block=16 round=nearest",
     "weights=mxint8 activations=mxint8 block=axis round=even",
+    "weights=mxfp4_e2m1 activations=mxfp8_e5m2 block=axis round=dither seed=3",
     "weights=mxfp4_e2m1 block=32 scale_rule=rceil round=even",
     "activations=mxfp6_e3m2 block=32 round=even",
     "weights=mxfp4_e2m1 activations=mxfp6_e2m3 block=32 round=dither seed=7",
