@@ -34,7 +34,9 @@ typedef struct app_numeric {
 #define APP_SEED_ROW(n) APP_TEXT_ROW("seed", &(n).seed, "N", "seed of --round dither (0)")
 
 #define APP_KV_ROW(at)                                                                             \
-    APP_TEXT_ROW("kv", at, "FORMAT", "keep keys and values as fp32 (the default) or bf16")
+    APP_TEXT_ROW("kv", at, "FORMAT",                                                               \
+                 "keep keys and values, and multiply in attention, as\n"                           \
+                 "fp32 (the default) or bf16")
 
 /* Everything but the seed, whose name `generate` needs for sampling. */
 #define APP_NUMERIC_ROWS(n, weights_default, activations_default)                                  \

@@ -42,7 +42,7 @@ uint32_t mx_cpu_detect(void)
         __builtin_cpu_supports("avx512vnni")) {
         flags |= MX_CPU_AVX512;
     }
-    if ((flags & MX_CPU_AVX512) && amx_permitted()) {
+    if ((flags & MX_CPU_AVX512) && __builtin_cpu_supports("avx512bf16") && amx_permitted()) {
         flags |= MX_CPU_AMX;
     }
 #elif defined(__aarch64__) && defined(__linux__)

@@ -24,4 +24,14 @@
 #define MX_EXP_C5 0x1.1239f4p-7f
 #define MX_EXP_C6 0x1.6a2416p-10f
 
+/*
+ * Constants of mx_exp2_weight: 2^x = 2^n * p(r), n = rint(x), r = x - n, p the cubic
+ * 1 + C1 r + C2 r^2 + C3 r^3, a minimax fit of the relative error (1.0e-4) on
+ * |r| <= 0.5, then rounded to fp32.
+ */
+#define MX_EXP2_LOWEST (-64.0f)
+#define MX_EXP2_C1 0x1.62f5fap-1f
+#define MX_EXP2_C2 0x1.f00c4ep-3f
+#define MX_EXP2_C3 0x1.c2a218p-5f
+
 #endif

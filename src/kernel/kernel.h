@@ -77,15 +77,17 @@ typedef struct mx_bf16_product {
     size_t out_stride;
 } mx_bf16_product;
 
-/* How keys and values are stored. bf16: rounded to nearest even when stored, widened
- * exactly when read; the arithmetic is fp32 either way. */
+/* How keys and values are stored, and attention's products with them taken. */
 typedef enum mx_kv_type {
     MX_KV_FP32, /* float */
-    MX_KV_BF16, /* uint16_t */
+    MX_KV_BF16, /* uint16_t, of mx_bf16_operand; products of such operands, sums in fp32 */
 } mx_kv_type;
 
 /* Keys a block of attention; blocks start at multiples of it. */
 #define MX_ATTENTION_BLOCK 64
+
+/* Terms of a pair sum that share two chains. */
+#define MX_PAIR_GROUP 32
 
 /*
  * Attention of n_tokens consecutive tokens of one sequence, for the n_heads query
@@ -100,19 +102,34 @@ typedef enum mx_kv_type {
  *     a[d] = a[d] * c, then the fma chain over j ascending of p[j] * V[j][d];  m = m'
  * and out[d] = a[d] / (z folded as in the 16-lane sum). Blocks lie at places of the
  * sequence, not of the call, so a token's bits do not depend on n_tokens.
+ *
+ * MX_KV_BF16: the same with b(x) = mx_bf16_operand(x), pair sums instead of chains, and
+ * powers of 2 to the precision that is left, mx_exp2_weight instead of mx_exp:
+ *     s[j] = pair sum over d of b(q[d] * (scale * MX_EXP_LOG2E)) * K[j][d]
+ *     a[d] = fmaf(a[d], c, pair sum over j of b(p[j]) * V[j][d])
+ * Pair sum over i: from +0, per MX_PAIR_GROUP of i (aligned to multiples of it)
+ *     sum = sum + (e + o), e and o the fma chains over the group's even and odd i
+ * which is what tdpbf16ps computes (kernel_amx_attention.c), and what any other
+ * instruction set computes with as many fma as a single chain takes. mx_bf16_operand
+ * leaves nothing below 2^-55, so that products are multiples of 2^-124 and no sum is
+ * ever subnormal: units that take those for 0 give the same bits.
  */
 typedef struct mx_attention {
     const float *q; /* [n_tokens][stride], of it [n_heads][head_dim] */
     size_t stride;  /* of q and out */
     size_t n_tokens, n_heads, head_dim;
-    mx_kv_type kv_type; /* of k and v */
-    const void *k; /* [ceil(n / 16)][head_dim][16], n = n_keys + n_tokens - 1: tiles of 16 keys */
-    const void *v; /* [n][head_dim] */
-    float *block;  /* scratch [2][MX_ATTENTION_BLOCK][head_dim], 64-byte aligned; fp32: not used */
-    size_t n_keys; /* that the first token sees, itself included: >= 1 */
-    float scale;
-    float *out; /* like q, which it may not overlap */
+    mx_kv_type kv_type; /* of k and v; bf16: head_dim is even */
+    /* n = n_keys + n_tokens - 1. Keys in tiles of 16:
+     *     fp32 [ceil(n / 16)][head_dim][16], bf16 [ceil(n / 16)][head_dim / 2][16][2] */
+    const void *k;
+    const void *v;  /* fp32 [n][head_dim], bf16 [ceil(n / 2)][head_dim][2] */
+    float *scratch; /* [MX_ATTENTION_SCRATCH_ROWS][head_dim], 64-byte aligned */
+    size_t n_keys;  /* that the first token sees, itself included: >= 1 */
+    float scale;    /* > 0 */
+    float *out;     /* like q, which it may not overlap */
 } mx_attention;
+
+#define MX_ATTENTION_SCRATCH_ROWS ((size_t)4 * MX_ATTENTION_BLOCK)
 
 /* Statistics of one row of logits. */
 typedef struct mx_row_stats {
@@ -179,9 +196,18 @@ typedef struct mx_kernels {
  */
 void mx_kernels_init(uint32_t flags, mx_kernels *table);
 
+/* x as an operand of bf16 products: rounded to the nearest bf16, ties to even, then 0
+ * where the magnitude is below 2^-55, the number of bits MX_BF16_LEAST. NaN stays NaN. */
+uint16_t mx_bf16_operand(float x);
+#define MX_BF16_LEAST 0x2400
+
 /* The scalar exponential of the contract above: range reduction by ln 2 in two
  * parts and a polynomial, all fmaf; within 1 ulp or so of exp, 0 below about
  * -103, Inf above about 88.7, NaN for NaN. */
 float mx_exp(float x);
+
+/* 2^x for weights of attention, x <= 0: within 1.1e-4 of it relatively, a
+ * cubic, all fmaf; 1 for 0, 2^-64 at and below -64, NaN for NaN. */
+float mx_exp2_weight(float x);
 
 #endif

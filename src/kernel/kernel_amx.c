@@ -231,4 +231,5 @@ void mx_kernels_amx(mx_kernels *table)
     table->block_tile_bytes = mx_amx_tile_bytes;
     table->block_tile_pack = mx_amx_tile_pack;
     table->block_product = amx_block_product;
+    table->attention = mx_amx_attention;
 }

@@ -34,6 +34,11 @@ static void avx512_block_product(const mx_block_product *product)
     }
 }
 
+void mx_avx512_attention(const mx_attention *attention)
+{
+    lanes_attention(attention);
+}
+
 void mx_kernels_avx512(mx_kernels *table)
 {
     *table = (mx_kernels){
@@ -50,7 +55,7 @@ void mx_kernels_avx512(mx_kernels *table)
         .row_cast = lanes_row_cast,
         .rms_norm = lanes_rms_norm,
         .rope = lanes_rope,
-        .attention = lanes_attention,
+        .attention = mx_avx512_attention,
         .silu_mul = lanes_silu_mul,
         .add = lanes_add_row,
         .row_stats = lanes_row_stats,

@@ -17,4 +17,8 @@ void mx_avx512_tile_pack(const mx_quant *weights, const mx_quant *activations, s
                          const float *x, size_t x_stride, size_t n_tokens, uint64_t first_stream,
                          uint8_t *tile);
 
+/* attention; and the tile unit's, which leaves what is not for it to this one. */
+void mx_avx512_attention(const mx_attention *attention);
+void mx_amx_attention(const mx_attention *attention);
+
 #endif

@@ -30,6 +30,18 @@ float mx_exp(float x)
     return ldexpf(p, (int)n); /* one rounding, where the result is subnormal */
 }
 
+float mx_exp2_weight(float x)
+{
+    x = x < MX_EXP2_LOWEST ? MX_EXP2_LOWEST : x;
+    if (isnan(x)) {
+        return x; /* n below would be no integer */
+    }
+    float n = (x + MX_EXP_ROUNDER) - MX_EXP_ROUNDER, r = x - n;
+    float p = fmaf(MX_EXP2_C3, r, MX_EXP2_C2);
+    p = fmaf(p, r, MX_EXP2_C1);
+    return ldexpf(fmaf(p, r, 1.0f), (int)n);
+}
+
 /* Folds 16 lanes to one sum, in the order of kernel.h. */
 static float fold(float *lanes)
 {
@@ -76,30 +88,75 @@ void mx_ref_rope(float *x, size_t n_heads, size_t head_dim, const float *cos, co
     }
 }
 
-/* Element `at` of stored keys or values. */
-static float kv_element(const mx_attention *p, const void *stored, size_t at)
+/* ---- attention ------------------------------------------------------------- */
+
+uint16_t mx_bf16_operand(float x)
 {
-    if (p->kv_type == MX_KV_BF16) {
-        return mx_bf16_to_f32(((const uint16_t *)stored)[at]);
-    }
-    return ((const float *)stored)[at];
+    uint16_t rounded = mx_f32_to_bf16(x);
+    return (rounded & 0x7FFF) < MX_BF16_LEAST ? 0 : rounded;
 }
 
-/* Scores of q [head_dim] and keys [begin, end), a block; returns the largest, or
- * `max` when that is larger. */
-static float block_scores(const mx_attention *p, const float *q, size_t begin, size_t end,
-                          float max, float *scores)
+/* Pair sum of b(factor * a[i]) [n] and pairs of stored bf16, `stride` apart. */
+static float pair_sum(const float *a, float factor, const uint16_t *pairs, size_t stride, size_t n)
 {
-    for (size_t j = begin; j < end; j++) {
-        size_t first = j / LANES * p->head_dim * LANES + j % LANES;
-        float dot = 0;
-        for (size_t d = 0; d < p->head_dim; d++) {
-            dot = fmaf(q[d], kv_element(p, p->k, first + d * LANES), dot);
+    float sum = 0;
+    for (size_t first = 0; first < n; first += MX_PAIR_GROUP) {
+        size_t end = n - first < MX_PAIR_GROUP ? n : first + MX_PAIR_GROUP;
+        float chains[2] = {0, 0};
+        for (size_t i = first; i < end; i++) {
+            float x = mx_bf16_to_f32(mx_bf16_operand(a[i] * factor));
+            chains[i % 2] = fmaf(x, mx_bf16_to_f32(pairs[i / 2 * stride + i % 2]), chains[i % 2]);
         }
-        scores[j - begin] = p->scale * dot;
-        max = scores[j - begin] > max ? scores[j - begin] : max;
+        sum = sum + (chains[0] + chains[1]);
     }
-    return max;
+    return sum;
+}
+
+/* s of the contract: q [head_dim] and key j. */
+static float key_score(const mx_attention *p, const float *q, size_t j)
+{
+    if (p->kv_type == MX_KV_BF16) {
+        const uint16_t *k = p->k;
+        return pair_sum(q, p->scale * MX_EXP_LOG2E,
+                        k + j / LANES * p->head_dim * LANES + j % LANES * 2, 2 * LANES,
+                        p->head_dim);
+    }
+    const float *k = (const float *)p->k + j / LANES * p->head_dim * LANES + j % LANES;
+    float dot = 0;
+    for (size_t d = 0; d < p->head_dim; d++) {
+        dot = fmaf(q[d], k[d * LANES], dot);
+    }
+    return p->scale * dot;
+}
+
+/* a of the contract, mixed so far, times `factor`, and values [begin, begin + n) times
+ * their weights: dimension d. `begin` is even. */
+static float value_mix(const mx_attention *p, float mixed, float factor, const float *weights,
+                       size_t begin, size_t n, size_t d)
+{
+    if (p->kv_type == MX_KV_BF16) {
+        const uint16_t *v = (const uint16_t *)p->v + (begin * p->head_dim + 2 * d);
+        return fmaf(mixed, factor, pair_sum(weights, 1, v, 2 * p->head_dim, n));
+    }
+    const float *v = (const float *)p->v + begin * p->head_dim + d;
+    mixed *= factor;
+    for (size_t j = 0; j < n; j++) {
+        mixed = fmaf(weights[j], v[j * p->head_dim], mixed);
+    }
+    return mixed;
+}
+
+/* Scores [n] to weights by the largest so far, *max; returns what counts before them. */
+static float scores_to_weights(const mx_attention *p, float *scores, size_t n, float *max)
+{
+    float (*power)(float) = p->kv_type == MX_KV_BF16 ? mx_exp2_weight : mx_exp, before = *max;
+    for (size_t j = 0; j < n; j++) {
+        *max = scores[j] > *max ? scores[j] : *max;
+    }
+    for (size_t j = 0; j < n; j++) {
+        scores[j] = power(scores[j] - *max);
+    }
+    return power(before - *max);
 }
 
 /* One head of one token, which sees n_keys; out [head_dim] rests the sums. */
@@ -109,23 +166,18 @@ static void attention_row(const mx_attention *p, const float *q, size_t n_keys, 
     memset(out, 0, p->head_dim * sizeof *out);
     for (size_t begin = 0; begin < n_keys; begin += MX_ATTENTION_BLOCK) {
         size_t rest = n_keys - begin, n = rest < MX_ATTENTION_BLOCK ? rest : MX_ATTENTION_BLOCK;
-        float before = max;
-        max = block_scores(p, q, begin, begin + n, max, weights);
-        float factor = mx_exp(before - max);
+        for (size_t j = 0; j < n; j++) {
+            weights[j] = key_score(p, q, begin + j);
+        }
+        float factor = scores_to_weights(p, weights, n, &max);
         for (size_t i = 0; i < LANES; i++) {
             lanes[i] *= factor;
         }
         for (size_t j = 0; j < n; j++) {
-            weights[j] = mx_exp(weights[j] - max);
             lanes[j % LANES] += weights[j];
         }
         for (size_t d = 0; d < p->head_dim; d++) {
-            float mixed = out[d] * factor;
-            for (size_t j = 0; j < n; j++) {
-                float value = kv_element(p, p->v, (begin + j) * p->head_dim + d);
-                mixed = fmaf(weights[j], value, mixed);
-            }
-            out[d] = mixed;
+            out[d] = value_mix(p, out[d], factor, weights, begin, n, d);
         }
     }
     float sum = fold(lanes);

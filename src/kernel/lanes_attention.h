@@ -1,153 +1,200 @@
 /*
- * Attention over `lanes`. A row is one query head of one token; rows of a tile share
- * the loads of keys (lanes over 16 positions) and of values (lanes over the head's
- * dimension). A block of keys and values stays in the first-level cache while up to
- * MAX_ROWS rows pass over it; the mix rests in `out` between blocks. Included after
- * lanes_ops.h.
+ * Attention over `lanes`. Rows of a tile share the loads of keys (lanes over 16
+ * positions) and of values (lanes over the head's dimension). A block of keys and
+ * values stays in the first-level cache while up to MAX_ROWS rows pass over it; the
+ * mix rests in scratch between blocks. bf16 is widened a block at a time. Included
+ * after lanes_ops.h.
  */
 #ifndef MX_KERNEL_LANES_ATTENTION_H
 #define MX_KERNEL_LANES_ATTENTION_H
 
-#include "kernel/unroll.h"
+#include "kernel/lanes_softmax.h"
 
-#include <float.h>
-#include <string.h>
+enum { LANES_ROWS = 6 }; /* of a register tile */
 
-enum {
-    LANES_ROWS = 6, /* of a register tile */
-    MAX_ROWS = 64,  /* that share a pass over the keys */
-    BLOCK_TILES = MX_ATTENTION_BLOCK / 16,
-};
+/* ---- sums of products -------------------------------------------------------- */
 
-/* One query head of one token on its way through the blocks. */
-typedef struct attention_row {
-    const float *q; /* [head_dim] */
-    float *out;     /* [head_dim] */
-    size_t n_keys;
-    float max;
-    float sums[16];
-} attention_row;
+/* Sums of one row of the left operand and 16 columns of the right one each. */
+typedef struct register_tile {
+    lanes at[LANES_ROWS][LANES_COLUMNS];
+} register_tile;
 
-/* A block of keys. */
+/* The right operand: term t of columns 16 i to 16 i + 15, of which the last i may have
+ * only `part`, at[t * term_stride + i * column_stride]. */
+typedef struct right_operand {
+    const float *at;
+    size_t term_stride, column_stride, part;
+} right_operand;
+
+/* Terms begin, begin + step, ... < end of a sum. */
+typedef struct term_range {
+    size_t begin, end, step;
+} term_range;
+
+MX_TEMPLATE void tile_set_zero(int n_rows, int n_columns, register_tile *tile)
+{
+    MX_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        MX_UNROLL
+        for (int i = 0; i < n_columns; i++) {
+            tile->at[r][i] = lanes_set(0);
+        }
+    }
+}
+
+/* Goes on with the fma chains of a tile; left[r] points to row r's terms. */
+MX_TEMPLATE void tile_chain(const float *const *left, right_operand right, term_range terms,
+                            int n_rows, int n_columns, register_tile *tile)
+{
+    for (size_t t = terms.begin; t < terms.end; t += terms.step) {
+        lanes column[LANES_COLUMNS];
+        MX_UNROLL
+        for (int i = 0; i < n_columns; i++) {
+            const float *at = right.at + t * right.term_stride + (size_t)i * right.column_stride;
+            column[i] = right.part < 16 ? lanes_load_part(at, right.part) : lanes_load(at);
+        }
+        MX_UNROLL
+        for (int r = 0; r < n_rows; r++) {
+            lanes x = lanes_set(left[r][t]);
+            MX_UNROLL
+            for (int i = 0; i < n_columns; i++) {
+                tile->at[r][i] = lanes_fma(x, column[i], tile->at[r][i]);
+            }
+        }
+    }
+}
+
+/* sum += even + odd. */
+MX_TEMPLATE void tile_add_pair(const register_tile *even, const register_tile *odd, int n_rows,
+                               int n_columns, register_tile *sum)
+{
+    MX_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        MX_UNROLL
+        for (int i = 0; i < n_columns; i++) {
+            lanes pair = lanes_add(even->at[r][i], odd->at[r][i]);
+            sum->at[r][i] = lanes_add(sum->at[r][i], pair);
+        }
+    }
+}
+
+/* Pair sums of n_terms terms: each chain of a group has the registers to itself. */
+MX_TEMPLATE void tile_pair_sum(const float *const *left, right_operand right, size_t n_terms,
+                               int n_rows, int n_columns, register_tile *sum)
+{
+    tile_set_zero(n_rows, n_columns, sum);
+    for (size_t first = 0; first < n_terms; first += MX_PAIR_GROUP) {
+        size_t end = n_terms - first < MX_PAIR_GROUP ? n_terms : first + MX_PAIR_GROUP;
+        register_tile even, odd;
+        tile_set_zero(n_rows, n_columns, &even);
+        tile_chain(left, right, (term_range){first, end, 2}, n_rows, n_columns, &even);
+        tile_set_zero(n_rows, n_columns, &odd);
+        tile_chain(left, right, (term_range){first + 1, end, 2}, n_rows, n_columns, &odd);
+        tile_add_pair(&even, &odd, n_rows, n_columns, sum);
+    }
+}
+
+/* ---- a block of keys --------------------------------------------------------- */
+
 typedef struct attention_block {
-    const float *k; /* [BLOCK_TILES][head_dim][16] */
+    const float *k; /* [MX_ATTENTION_BLOCK / 16][head_dim][16] */
     const float *v; /* [MX_ATTENTION_BLOCK][head_dim] */
     size_t head_dim;
-    float scale;
+    float scale;  /* of fp32 scores */
     size_t begin; /* position of the first key */
 } attention_block;
 
 /* What the rows of a tile make of a block. */
 typedef struct attention_weights {
-    float scores[LANES_ROWS][MX_ATTENTION_BLOCK]; /* then weights exp(s - max) */
-    float max[16], factors[16];                   /* of the rows; c of the contract */
+    float scores[LANES_ROWS][MX_ATTENTION_BLOCK]; /* then weights */
+    float factors[16];                            /* of the rows; c of the contract */
 } attention_weights;
-
-/* Keys of the block that the row sees: 0 to MX_ATTENTION_BLOCK. */
-static inline size_t row_keys(const attention_row *row, const attention_block *block)
-{
-    size_t seen = row->n_keys > block->begin ? row->n_keys - block->begin : 0;
-    return seen < MX_ATTENTION_BLOCK ? seen : MX_ATTENTION_BLOCK;
-}
 
 /* Scores of n_rows rows and n_tiles tiles of keys from `tile` on. */
 MX_TEMPLATE void scores_tile(const attention_row *rows, const attention_block *block, size_t tile,
-                             int n_rows, int n_tiles, attention_weights *weights)
+                             int n_rows, int n_tiles, bool pairs, attention_weights *weights)
 {
     size_t dim = block->head_dim;
-    const float *k = block->k + tile * dim * 16;
-    lanes dot[LANES_ROWS][LANES_KEYS];
+    right_operand keys = {block->k + tile * dim * 16, 16, dim * 16, 16};
+    const float *queries[LANES_ROWS];
+    register_tile sum;
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
-        MX_UNROLL
-        for (int i = 0; i < n_tiles; i++) {
-            dot[r][i] = lanes_set(0);
-        }
+        queries[r] = rows[r].q;
     }
-    for (size_t d = 0; d < dim; d++) {
-        lanes key[LANES_KEYS];
-        MX_UNROLL
-        for (int i = 0; i < n_tiles; i++) {
-            key[i] = lanes_load(k + ((size_t)i * dim + d) * 16);
-        }
-        MX_UNROLL
-        for (int r = 0; r < n_rows; r++) {
-            lanes query = lanes_set(rows[r].q[d]);
-            MX_UNROLL
-            for (int i = 0; i < n_tiles; i++) {
-                dot[r][i] = lanes_fma(query, key[i], dot[r][i]);
-            }
-        }
+    if (pairs) {
+        tile_pair_sum(queries, keys, dim, n_rows, n_tiles, &sum);
+    } else {
+        tile_set_zero(n_rows, n_tiles, &sum);
+        tile_chain(queries, keys, (term_range){0, dim, 1}, n_rows, n_tiles, &sum);
     }
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
         MX_UNROLL
         for (int i = 0; i < n_tiles; i++) {
-            lanes_store(weights->scores[r] + (tile + (size_t)i) * 16,
-                        lanes_mul(lanes_set(block->scale), dot[r][i]));
+            lanes score = pairs ? sum.at[r][i] : lanes_mul(lanes_set(block->scale), sum.at[r][i]);
+            lanes_store(weights->scores[r] + (tile + (size_t)i) * 16, score);
         }
     }
 }
 
 /* Scores of the keys that the last row sees, in whole tiles. */
 MX_TEMPLATE void scores_rows(const attention_row *rows, const attention_block *block, int n_rows,
-                             attention_weights *weights)
+                             bool pairs, attention_weights *weights)
 {
-    size_t n_tiles = (row_keys(&rows[n_rows - 1], block) + 15) / 16, tile = 0;
-    for (; tile + LANES_KEYS <= n_tiles; tile += LANES_KEYS) {
-        scores_tile(rows, block, tile, n_rows, LANES_KEYS, weights);
+    size_t n_tiles = (row_keys(&rows[n_rows - 1], block->begin) + 15) / 16, tile = 0;
+    for (; tile + LANES_COLUMNS <= n_tiles; tile += LANES_COLUMNS) {
+        scores_tile(rows, block, tile, n_rows, LANES_COLUMNS, pairs, weights);
     }
     for (; tile < n_tiles; tile++) {
-        scores_tile(rows, block, tile, n_rows, 1, weights);
+        scores_tile(rows, block, tile, n_rows, 1, pairs, weights);
     }
 }
 
-/* The largest of scores [n] and `max`, NaN passed over. */
-static inline float scores_max(const float *scores, size_t n, float max)
+/* x as an operand of bf16 products, in fp32. */
+static inline lanes lanes_bf16_operand(lanes x)
 {
-    lanes top = lanes_set(max);
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        top = lanes_max(lanes_load(scores + i), top);
-    }
-    if (i < n) { /* what lies beyond the last key is not ours */
-        top = lanes_max(lanes_select(lanes_first(n - i), lanes_load(scores + i), top), top);
-    }
-    return lanes_fold_max(top);
+    lanes rounded = lanes_select(lanes_equal(x, x), lanes_round_bf16(x), x);
+    lanes size = lanes_and(rounded, lanes_set_bits(0x7FFFFFFF));
+    lanes least = lanes_set_bits((uint32_t)MX_BF16_LEAST << 16);
+    return lanes_select(lanes_less(size, least), lanes_set(0), rounded);
 }
 
-/* Scores [n] of a row to weights exp(s - max), those beyond n in the last tile to 0. */
-static inline void row_softmax(attention_row *row, float *scores, size_t n, float max, float factor)
+/* Scores of a row that sees n keys to weights; in pairs, the keys up to n_all count for
+ * other rows and get 0. */
+MX_TEMPLATE void row_softmax(attention_row *row, float *scores, size_t n, size_t n_all, float max,
+                             float factor, bool pairs)
 {
     lanes sum = lanes_mul(lanes_load(row->sums), lanes_set(factor));
-    row->max = max;
-    for (size_t i = 0; i < n; i += 16) {
-        lanes e = lanes_exp(lanes_sub(lanes_load(scores + i), lanes_set(max)));
-        if (n - i < 16) {
-            e = lanes_select(lanes_first(n - i), e, lanes_set(0));
-        }
-        lanes_store(scores + i, e);
+    size_t i = 0;
+    for (; i < n; i += 16) {
+        lanes e = scores_weights(scores + i, max, pairs);
+        e = n - i < 16 ? lanes_select(lanes_first(n - i), e, lanes_set(0)) : e;
+        lanes_store(scores + i, pairs ? lanes_bf16_operand(e) : e);
         sum = lanes_add(sum, e);
+    }
+    for (; pairs && i < n_all; i += 16) {
+        lanes_store(scores + i, lanes_set(0));
     }
     lanes_store(row->sums, sum);
 }
 
-/* Softmax of n_rows rows: one exponential makes the factors of all of them. */
-static void rows_softmax(attention_row *rows, const attention_block *block, int n_rows,
-                         attention_weights *weights)
+/* Softmax of n_rows rows: one power makes the factors of all of them. max [16]: m. */
+MX_TEMPLATE void rows_softmax(attention_row *rows, float *max, const attention_block *block,
+                              int n_rows, bool pairs, attention_weights *weights)
 {
-    float before[16];
-    lanes_store(before, lanes_set(0));
-    lanes_store(weights->max, lanes_set(0));
+    float top[16] = {0};
+    size_t n_all = row_keys(&rows[n_rows - 1], block->begin);
     for (int r = 0; r < n_rows; r++) {
-        before[r] = rows[r].max;
-        weights->max[r] = scores_max(weights->scores[r], row_keys(&rows[r], block), rows[r].max);
+        top[r] = lanes_fold_max(scores_top(weights->scores[r], row_keys(&rows[r], block->begin)));
     }
-    lanes change = lanes_sub(lanes_load(before), lanes_load(weights->max));
-    lanes_store(weights->factors, lanes_exp(change));
+    float after[16];
+    memcpy(after, max, sizeof after);
+    lanes_store(weights->factors, rows_rescale(after, lanes_load(top), pairs));
+    memcpy(max, after, (size_t)n_rows * sizeof *max);
     for (int r = 0; r < n_rows; r++) {
-        row_softmax(&rows[r], weights->scores[r], row_keys(&rows[r], block), weights->max[r],
-                    weights->factors[r]);
+        row_softmax(&rows[r], weights->scores[r], row_keys(&rows[r], block->begin), n_all, max[r],
+                    weights->factors[r], pairs);
     }
 }
 
@@ -157,143 +204,142 @@ typedef struct mix_place {
     size_t begin, end, d, part;
 } mix_place;
 
-/* Adds keys' values times weights [n_rows] to out[d .. d + 16 n_lanes) of n_rows rows. The mix of
- * the blocks before counts factors[r] times; NULL: as it is, these keys go on in a block. */
+/* Adds keys' values times weights [n_rows] to mix[d .. d + 16 n_columns) of n_rows rows.
+ * The mix of the blocks before counts factors[r] times; NULL: as it is, these keys go on
+ * in a block. In pairs: factors, and keys from the block's first on. */
 MX_TEMPLATE void mix_tile(const attention_row *rows, const attention_block *block,
                           const float (*weights)[MX_ATTENTION_BLOCK], const float *factors,
-                          mix_place at, int n_rows, int n_lanes)
+                          mix_place at, int n_rows, int n_columns, bool pairs)
 {
-    lanes mixed[LANES_ROWS][LANES_DIMS];
+    right_operand values = {block->v + at.d, block->head_dim, 16, at.part};
+    const float *left[LANES_ROWS];
+    register_tile mixed, sum;
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
-        MX_UNROLL
-        for (int i = 0; i < n_lanes; i++) {
-            mixed[r][i] = lanes_load_part(rows[r].out + at.d + i * 16, at.part);
-            if (factors != NULL) {
-                mixed[r][i] = lanes_mul(mixed[r][i], lanes_set(factors[r]));
-            }
-        }
+        left[r] = weights[r];
     }
-    for (size_t j = at.begin; j < at.end; j++) {
-        const float *v = block->v + j * block->head_dim + at.d;
-        lanes value[LANES_DIMS];
-        MX_UNROLL
-        for (int i = 0; i < n_lanes; i++) {
-            value[i] = at.part < 16 ? lanes_load_part(v, at.part) : lanes_load(v + i * 16);
-        }
-        MX_UNROLL
-        for (int r = 0; r < n_rows; r++) {
-            lanes weight = lanes_set(weights[r][j]);
-            MX_UNROLL
-            for (int i = 0; i < n_lanes; i++) {
-                mixed[r][i] = lanes_fma(weight, value[i], mixed[r][i]);
-            }
-        }
+    if (pairs) {
+        tile_pair_sum(left, values, at.end, n_rows, n_columns, &sum);
     }
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
         MX_UNROLL
-        for (int i = 0; i < n_lanes; i++) {
-            lanes_store_part(rows[r].out + at.d + i * 16, mixed[r][i], at.part);
+        for (int i = 0; i < n_columns; i++) {
+            lanes before = lanes_load_part(rows[r].mix + at.d + i * 16, at.part);
+            if (pairs) {
+                before = lanes_fma(before, lanes_set(factors[r]), sum.at[r][i]);
+            } else if (factors != NULL) {
+                before = lanes_mul(before, lanes_set(factors[r]));
+            }
+            mixed.at[r][i] = before;
+        }
+    }
+    if (!pairs) {
+        tile_chain(left, values, (term_range){at.begin, at.end, 1}, n_rows, n_columns, &mixed);
+    }
+    MX_UNROLL
+    for (int r = 0; r < n_rows; r++) {
+        MX_UNROLL
+        for (int i = 0; i < n_columns; i++) {
+            lanes_store_part(rows[r].mix + at.d + i * 16, mixed.at[r][i], at.part);
         }
     }
 }
 
 MX_TEMPLATE void mix_keys(const attention_row *rows, const attention_block *block,
                           const float (*weights)[MX_ATTENTION_BLOCK], const float *factors,
-                          size_t begin, size_t end, int n_rows)
+                          size_t begin, size_t end, int n_rows, bool pairs)
 {
     mix_place at = {.begin = begin, .end = end, .part = 16};
-    for (; at.d + 16 * LANES_DIMS <= block->head_dim; at.d += 16 * LANES_DIMS) {
-        mix_tile(rows, block, weights, factors, at, n_rows, LANES_DIMS);
+    for (; at.d + 16 * LANES_COLUMNS <= block->head_dim; at.d += 16 * LANES_COLUMNS) {
+        mix_tile(rows, block, weights, factors, at, n_rows, LANES_COLUMNS, pairs);
     }
-    for (; LANES_DIMS > 1 && at.d + 16 <= block->head_dim; at.d += 16) {
-        mix_tile(rows, block, weights, factors, at, n_rows, 1);
+    for (; LANES_COLUMNS > 1 && at.d + 16 <= block->head_dim; at.d += 16) {
+        mix_tile(rows, block, weights, factors, at, n_rows, 1, pairs);
     }
     at.part = block->head_dim - at.d;
     if (at.part > 0) {
-        mix_tile(rows, block, weights, factors, at, n_rows, 1);
+        mix_tile(rows, block, weights, factors, at, n_rows, 1, pairs);
     }
 }
 
-MX_TEMPLATE void block_rows(attention_row *rows, const attention_block *block, int n_rows)
+MX_TEMPLATE void block_rows(attention_row *rows, float *max, const attention_block *block,
+                            int n_rows, bool pairs)
 {
     attention_weights weights;
-    size_t common = row_keys(&rows[0], block); /* later rows see as much or more */
-    scores_rows(rows, block, n_rows, &weights);
-    rows_softmax(rows, block, n_rows, &weights);
-    mix_keys(rows, block, weights.scores, weights.factors, 0, common, n_rows);
-    for (int r = 1; r < n_rows; r++) { /* keys that not all rows see */
-        if (row_keys(&rows[r], block) > common) {
-            mix_keys(&rows[r], block, weights.scores + r, NULL, common, row_keys(&rows[r], block),
-                     1);
+    /* Later rows see as much or more. Fp32 chains stop at the last key that a row sees:
+     * -0 plus what a weight of 0 adds would be +0. */
+    size_t common = row_keys(&rows[pairs ? n_rows - 1 : 0], block->begin);
+    scores_rows(rows, block, n_rows, pairs, &weights);
+    rows_softmax(rows, max, block, n_rows, pairs, &weights);
+    mix_keys(rows, block, weights.scores, weights.factors, 0, common, n_rows, pairs);
+    for (int r = 1; !pairs && r < n_rows; r++) {
+        size_t end = row_keys(&rows[r], block->begin);
+        if (end > common) {
+            mix_keys(&rows[r], block, weights.scores + r, NULL, common, end, 1, false);
         }
     }
 }
 
-/* Takes rows [n_rows] over one block. */
-static void block_pass(attention_row *rows, size_t n_rows, const attention_block *block)
+/* Takes rows [n_rows] over one block. max [n_rows + 16]: m of the rows. */
+MX_TEMPLATE void block_pass(attention_row *rows, float *max, size_t n_rows,
+                            const attention_block *block, bool pairs)
 {
     size_t r = 0;
-    while (r < n_rows && row_keys(&rows[r], block) == 0) {
+    while (r < n_rows && row_keys(&rows[r], block->begin) == 0) {
         r++; /* tokens before the block */
     }
     for (; r + LANES_ROWS <= n_rows; r += LANES_ROWS) {
-        block_rows(rows + r, block, LANES_ROWS);
+        block_rows(rows + r, max + r, block, LANES_ROWS, pairs);
     }
     switch (n_rows - r) {
     case 5:
-        block_rows(rows + r, block, 5);
+        block_rows(rows + r, max + r, block, 5, pairs);
         break;
     case 4:
-        block_rows(rows + r, block, 4);
+        block_rows(rows + r, max + r, block, 4, pairs);
         break;
     case 3:
-        block_rows(rows + r, block, 3);
+        block_rows(rows + r, max + r, block, 3, pairs);
         break;
     case 2:
-        block_rows(rows + r, block, 2);
+        block_rows(rows + r, max + r, block, 2, pairs);
         break;
     case 1:
-        block_rows(rows + r, block, 1);
+        block_rows(rows + r, max + r, block, 1, pairs);
         break;
     default:
         break;
     }
 }
 
-static attention_row row_begin(const mx_attention *p, size_t row)
-{
-    size_t token = row / p->n_heads, at = token * p->stride + row % p->n_heads * p->head_dim;
-    attention_row begun = {
-        .q = p->q + at, .out = p->out + at, .n_keys = p->n_keys + token, .max = -FLT_MAX};
-    memset(begun.out, 0, p->head_dim * sizeof(float));
-    return begun;
-}
+/* ---- storage ----------------------------------------------------------------- */
 
-/* Divides the mix by the sum of its weights. */
-static void row_end(const attention_row *row, size_t head_dim)
+/* Pairs [n_pairs][width][2] of bf16 to rows [2 n_pairs][width] of fp32. */
+static void pairs_widen(const uint16_t *pairs, size_t n_pairs, size_t width, float *out)
 {
-    lanes sum = lanes_set(lanes_fold(lanes_load(row->sums)));
-    for (size_t d = 0; d < head_dim; d += 16) {
-        size_t part = head_dim - d < 16 ? head_dim - d : 16;
-        lanes mean = lanes_div(lanes_load_part(row->out + d, part), sum);
-        lanes_store_part(row->out + d, mean, part);
+    const float *words = (const float *)(const void *)pairs;
+    for (size_t p = 0; p < n_pairs; p++) {
+        for (size_t i = 0; i < width; i += 16) {
+            size_t part = width - i < 16 ? width - i : 16;
+            lanes pair = lanes_load_part(words + p * width + i, part);
+            lanes_store_part(out + 2 * p * width + i, lanes_bf16_low(pair), part);
+            lanes_store_part(out + (2 * p + 1) * width + i, lanes_bf16_high(pair), part);
+        }
     }
 }
 
-/* bf16 x [n] to fp32. */
-static inline void bf16_widen(const uint16_t *x, size_t n, float *out)
+/* Parts of the scratch, in rows of head_dim. */
+enum {
+    SCRATCH_QUERIES = 0,
+    SCRATCH_MIXES = SCRATCH_QUERIES + MAX_ROWS,
+    SCRATCH_KEYS = SCRATCH_MIXES + MAX_ROWS,
+    SCRATCH_VALUES = SCRATCH_KEYS + MX_ATTENTION_BLOCK,
+};
+
+static float *scratch_row(const mx_attention *p, size_t row)
 {
-    size_t i = 0;
-    for (; i + 16 <= n; i += 16) {
-        lanes_store(out + i, lanes_load_bf16(x + i));
-    }
-    if (i < n) {
-        uint16_t rest[16] = {0};
-        memcpy(rest, x + i, (n - i) * sizeof *x);
-        lanes_store_part(out + i, lanes_load_bf16(rest), n - i);
-    }
+    return p->scratch + row * p->head_dim;
 }
 
 /* Points the block to its keys and values, of which there are n_keys in all. */
@@ -307,31 +353,64 @@ static void block_load(const mx_attention *p, size_t n_keys, attention_block *bl
     }
     size_t n =
         n_keys - block->begin < MX_ATTENTION_BLOCK ? n_keys - block->begin : MX_ATTENTION_BLOCK;
-    float *k = p->block, *v = p->block + MX_ATTENTION_BLOCK * dim;
-    bf16_widen((const uint16_t *)p->k + first, (n + 15) / 16 * 16 * dim, k);
-    bf16_widen((const uint16_t *)p->v + first, n * dim, v);
+    float *k = scratch_row(p, SCRATCH_KEYS), *v = scratch_row(p, SCRATCH_VALUES);
+    pairs_widen((const uint16_t *)p->k + first, (n + 15) / 16 * dim / 2, 16, k);
+    pairs_widen((const uint16_t *)p->v + first, (n + 1) / 2, dim, v);
     block->k = k;
     block->v = v;
+}
+
+/* q [head_dim] as the left operand of scores. */
+static void query_load(const mx_attention *p, const float *q, float *out)
+{
+    bool pairs = p->kv_type == MX_KV_BF16;
+    lanes scale = lanes_set(p->scale * MX_EXP_LOG2E);
+    for (size_t d = 0; d < p->head_dim; d += 16) {
+        size_t part = p->head_dim - d < 16 ? p->head_dim - d : 16;
+        lanes x = lanes_load_part(q + d, part);
+        lanes_store_part(out + d, pairs ? lanes_bf16_operand(lanes_mul(x, scale)) : x, part);
+    }
+}
+
+static void attention_rows(const mx_attention *p, size_t first, size_t n)
+{
+    attention_row rows[MAX_ROWS];
+    float max[MAX_ROWS + 16];
+    for (size_t r = 0; r < MX_COUNT(max); r++) {
+        max[r] = -FLT_MAX;
+    }
+    for (size_t r = 0; r < n; r++) {
+        float *query = scratch_row(p, SCRATCH_QUERIES + r);
+        rows[r] = row_begin(p, first + r, scratch_row(p, SCRATCH_MIXES + r));
+        query_load(p, rows[r].q, query);
+        rows[r].q = query;
+    }
+    attention_block block = {.head_dim = p->head_dim, .scale = p->scale};
+    for (; block.begin < rows[n - 1].n_keys; block.begin += MX_ATTENTION_BLOCK) {
+        block_load(p, rows[n - 1].n_keys, &block);
+        if (p->kv_type == MX_KV_BF16) {
+            block_pass(rows, max, n, &block, true);
+        } else {
+            block_pass(rows, max, n, &block, false);
+        }
+    }
+    for (size_t r = 0; r < n; r++) {
+        row_end(&rows[r], p->head_dim);
+    }
 }
 
 static void lanes_attention(const mx_attention *p)
 {
     size_t n_rows = p->n_tokens * p->n_heads;
+    if (p->kv_type == MX_KV_BF16 && !late_values_finite(p)) {
+        for (size_t t = 0; t < p->n_tokens; t++) {
+            mx_attention lone = token_alone(p, t);
+            lanes_attention(&lone);
+        }
+        return;
+    }
     for (size_t first = 0; first < n_rows; first += MAX_ROWS) {
-        attention_row rows[MAX_ROWS];
-        size_t n = n_rows - first < MAX_ROWS ? n_rows - first : MAX_ROWS;
-        for (size_t r = 0; r < n; r++) {
-            rows[r] = row_begin(p, first + r);
-        }
-        attention_block block = {.head_dim = p->head_dim, .scale = p->scale};
-        size_t n_keys = p->n_keys + (first + n - 1) / p->n_heads; /* of the last row */
-        for (; block.begin < n_keys; block.begin += MX_ATTENTION_BLOCK) {
-            block_load(p, n_keys, &block);
-            block_pass(rows, n, &block);
-        }
-        for (size_t r = 0; r < n; r++) {
-            row_end(&rows[r], p->head_dim);
-        }
+        attention_rows(p, first, n_rows - first < MAX_ROWS ? n_rows - first : MAX_ROWS);
     }
 }
 

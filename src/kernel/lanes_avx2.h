@@ -20,8 +20,7 @@ enum {
     LANES_F32_TOKENS = 6, /* fp32 product */
     LANES_BLOCK_PANELS = 1,
     LANES_BLOCK_TOKENS = 3, /* block product: two chains each */
-    LANES_KEYS = 1,
-    LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
+    LANES_COLUMNS = 1,      /* attention, by LANES_ROWS rows */
 };
 
 static inline lanes lanes_load(const float *p)
@@ -56,6 +55,20 @@ static inline lanes lanes_bf16_high(lanes pair)
 {
     __m256 mask = _mm256_castsi256_ps(_mm256_set1_epi32((int32_t)0xFFFF0000));
     return (lanes){_mm256_and_ps(pair.low, mask), _mm256_and_ps(pair.high, mask)};
+}
+
+static inline __m256 lanes_half_bf16_up(__m256 v)
+{
+    __m256i bits = _mm256_castps_si256(v);
+    __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    bits = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7FFF)));
+    return _mm256_castsi256_ps(bits);
+}
+
+/* To the nearest bf16, ties to even. NaN becomes anything. */
+static inline lanes lanes_round_bf16(lanes v)
+{
+    return lanes_bf16_high((lanes){lanes_half_bf16_up(v.low), lanes_half_bf16_up(v.high)});
 }
 
 static inline void lanes_store(float *p, lanes v)

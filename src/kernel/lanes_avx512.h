@@ -20,8 +20,7 @@ enum {
     LANES_F32_TOKENS = 12, /* fp32 product */
     LANES_BLOCK_PANELS = 2,
     LANES_BLOCK_TOKENS = 6, /* block product: two chains each */
-    LANES_KEYS = 4,
-    LANES_DIMS = 4, /* attention, by LANES_ROWS rows */
+    LANES_COLUMNS = 4,      /* attention, by LANES_ROWS rows */
 };
 
 static inline lanes lanes_load(const float *p)
@@ -46,6 +45,15 @@ static inline lanes lanes_bf16_high(lanes pair)
 {
     __m512i mask = _mm512_set1_epi32((int32_t)0xFFFF0000);
     return _mm512_castsi512_ps(_mm512_and_si512(_mm512_castps_si512(pair), mask));
+}
+
+/* To the nearest bf16, ties to even. NaN becomes anything. */
+static inline lanes lanes_round_bf16(lanes v)
+{
+    __m512i bits = _mm512_castps_si512(v);
+    __m512i odd = _mm512_and_si512(_mm512_srli_epi32(bits, 16), _mm512_set1_epi32(1));
+    bits = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7FFF)));
+    return lanes_bf16_high(_mm512_castsi512_ps(bits));
 }
 
 static inline void lanes_store(float *p, lanes v)

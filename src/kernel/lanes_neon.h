@@ -24,8 +24,7 @@ enum {
     LANES_F32_TOKENS = 6, /* fp32 product */
     LANES_BLOCK_PANELS = 1,
     LANES_BLOCK_TOKENS = 3, /* block product: two chains each */
-    LANES_KEYS = 1,
-    LANES_DIMS = 1, /* attention, by LANES_ROWS rows */
+    LANES_COLUMNS = 1,      /* attention, by LANES_ROWS rows */
 };
 
 /* A struct of type `type` whose parts are f of the parts of a, (b, (c)). */
@@ -73,6 +72,19 @@ static inline lanes lanes_bf16_low(lanes pair)
 static inline lanes lanes_bf16_high(lanes pair)
 {
     return LANES_MAP1(lanes, lanes_quarter_bf16_high, pair);
+}
+
+static inline float32x4_t lanes_quarter_bf16_up(float32x4_t v)
+{
+    uint32x4_t bits = vreinterpretq_u32_f32(v);
+    uint32x4_t odd = vandq_u32(vshrq_n_u32(bits, 16), vdupq_n_u32(1));
+    return vreinterpretq_f32_u32(vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7FFF))));
+}
+
+/* To the nearest bf16, ties to even. NaN becomes anything. */
+static inline lanes lanes_round_bf16(lanes v)
+{
+    return lanes_bf16_high(LANES_MAP1(lanes, lanes_quarter_bf16_up, v));
 }
 
 static inline void lanes_store(float *p, lanes v)

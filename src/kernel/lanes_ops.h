@@ -5,29 +5,10 @@
 #ifndef MX_KERNEL_LANES_OPS_H
 #define MX_KERNEL_LANES_OPS_H
 
-#include "kernel/exp_constants.h"
 #include "kernel/kernel.h"
+#include "kernel/lanes_exp.h"
 
 #include <math.h>
-
-/* mx_exp of every lane. */
-static inline lanes lanes_exp(lanes x)
-{
-    /* Operand order: max and min pass a NaN x on. */
-    x = lanes_max(lanes_set(MX_EXP_LOWEST), x);
-    x = lanes_min(lanes_set(MX_EXP_HIGHEST), x);
-    lanes rounder = lanes_set(MX_EXP_ROUNDER);
-    lanes n = lanes_sub(lanes_fma(x, lanes_set(MX_EXP_LOG2E), rounder), rounder);
-    lanes r = lanes_fma(n, lanes_set(-MX_EXP_LN2_HIGH), x);
-    r = lanes_fma(n, lanes_set(-MX_EXP_LN2_LOW), r);
-    lanes p = lanes_fma(lanes_set(MX_EXP_C6), r, lanes_set(MX_EXP_C5));
-    p = lanes_fma(p, r, lanes_set(MX_EXP_C4));
-    p = lanes_fma(p, r, lanes_set(MX_EXP_C3));
-    p = lanes_fma(p, r, lanes_set(MX_EXP_C2));
-    p = lanes_fma(p, r, lanes_set(1.0f));
-    p = lanes_fma(p, r, lanes_set(1.0f));
-    return lanes_scale(p, n);
-}
 
 static void lanes_rms_norm(const float *x, const float *w, float eps, size_t n, float *out)
 {

@@ -39,8 +39,8 @@ struct mx_session {
     float *up;         /* [T][intermediate] */
     float *rows;       /* [threads][row_stride]: one decoded embedding row each */
     size_t row_stride;
-    float *kv_blocks; /* [threads][kv_block_stride]: a block of keys and values, widened */
-    size_t kv_block_stride;
+    float *attention_scratch; /* [threads][attention_stride] */
+    size_t attention_stride;
     float *frequencies;    /* [head_dim / 2]: rope's inv_freq */
     float *cos, *sin;      /* [max_context][head_dim / 2], filled up to angles_ready */
     uint32_t angles_ready; /* positions whose angles are known */

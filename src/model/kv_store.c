@@ -1,6 +1,5 @@
 #include "model/kv_store.h"
 
-#include "format/dtype.h"
 #include "model/model.h"
 
 #include <stdlib.h>
@@ -80,34 +79,38 @@ const void *mx_kv_values(const mx_kv_store *kv, uint32_t layer, uint32_t head, s
     return kv->values + kv_offset(kv, layer, head, base) * mx_kv_element_bytes(kv->type);
 }
 
-static void put_fp32(float *tile, float *values, size_t dim, const float *key, const float *value)
-{
-    for (size_t d = 0; d < dim; d++) {
-        tile[d * KEY_TILE] = key[d];
-    }
-    memcpy(values, value, dim * sizeof *values);
-}
-
-static void put_bf16(uint16_t *tile, uint16_t *values, size_t dim, const float *key,
+/* Keys of a tile are transposed, [head_dim][16], and a key is a column. */
+static void put_fp32(const mx_kv_store *kv, size_t row, size_t position, const float *key,
                      const float *value)
 {
+    size_t dim = kv->head_dim, lane = position % KEY_TILE;
+    float *tile = (float *)(void *)kv->keys + (row - lane * dim);
     for (size_t d = 0; d < dim; d++) {
-        tile[d * KEY_TILE] = mx_f32_to_bf16(key[d]);
-        values[d] = mx_f32_to_bf16(value[d]);
+        tile[d * KEY_TILE + lane] = key[d];
+    }
+    memcpy((float *)(void *)kv->values + row, value, dim * sizeof *value);
+}
+
+/* The same in pairs: keys [head_dim / 2][16][2], values [head_dim][2] of two positions. */
+static void put_bf16(const mx_kv_store *kv, size_t row, size_t position, const float *key,
+                     const float *value)
+{
+    size_t dim = kv->head_dim, lane = position % KEY_TILE;
+    uint16_t *tile = (uint16_t *)(void *)kv->keys + (row - lane * dim);
+    uint16_t *values = (uint16_t *)(void *)kv->values + (row - position % 2 * dim);
+    for (size_t d = 0; d < dim; d++) {
+        tile[(d / 2 * KEY_TILE + lane) * 2 + d % 2] = mx_bf16_operand(key[d]);
+        values[d * 2 + position % 2] = mx_bf16_operand(value[d]);
     }
 }
 
 void mx_kv_put(const mx_kv_store *kv, uint32_t layer, uint32_t head, size_t base, size_t position,
                const float *key, const float *value)
 {
-    size_t dim = kv->head_dim, row = kv_offset(kv, layer, head, base + position);
-    /* Keys of a tile are transposed, [head_dim][16]: the key is one of its columns. */
-    size_t column = row - position % KEY_TILE * dim + position % KEY_TILE;
+    size_t row = kv_offset(kv, layer, head, base + position);
     if (kv->type == MX_KV_BF16) {
-        put_bf16((uint16_t *)(void *)kv->keys + column, (uint16_t *)(void *)kv->values + row, dim,
-                 key, value);
+        put_bf16(kv, row, position, key, value);
     } else {
-        put_fp32((float *)(void *)kv->keys + column, (float *)(void *)kv->values + row, dim, key,
-                 value);
+        put_fp32(kv, row, position, key, value);
     }
 }

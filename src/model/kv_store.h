@@ -1,9 +1,9 @@
 /*
- * Keys and values of the sequences of a session, in fp32 or bf16 (kernel/kernel.h).
- *
- * Per sequence, layer and KV head: keys in tiles of 16 positions,
- * [capacity / 16][head_dim][16], so that the attention kernel's lanes are
- * positions; values [capacity][head_dim].
+ * Keys and values of the sequences of a session, in fp32 or bf16, as mx_attention of
+ * kernel/kernel.h reads them. Per sequence, layer and KV head: keys in tiles of 16
+ * positions, so that the kernel's lanes are positions, [capacity / 16][head_dim][16];
+ * values [capacity][head_dim]. bf16 comes in pairs, as dot-product instructions read it:
+ * keys [capacity / 16][head_dim / 2][16][2], values [capacity / 2][head_dim][2].
  */
 #ifndef MX_MODEL_KV_STORE_H
 #define MX_MODEL_KV_STORE_H

@@ -95,8 +95,8 @@ static void rope_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* mixed = attention of each (query tile, KV head) over the positions up to each
- * token's own. */
+/* mixed = attention of each (KV head, query tile) over the positions up to each
+ * token's own. Tiles of a head follow each other: they read the same keys and values. */
 static void attention_range(void *ctx, size_t begin, size_t end, int thread)
 {
     const step *s = ctx;
@@ -104,8 +104,8 @@ static void attention_range(void *ctx, size_t begin, size_t end, int thread)
     size_t dim = s->config->head_dim, kv_heads = s->config->kv_heads;
     size_t group = s->config->heads / kv_heads, stride = s->config->heads * dim;
     for (size_t item = begin; item < end; item++) {
-        const mx_query_tile *tile = &session->query_tiles[item / kv_heads];
-        uint32_t head = (uint32_t)(item % kv_heads);
+        const mx_query_tile *tile = &session->query_tiles[item % session->n_query_tiles];
+        uint32_t head = (uint32_t)(item / session->n_query_tiles);
         const mx_place *place = &session->places[tile->first];
         size_t at = tile->first * stride + head * group * dim;
         mx_attention attention = {
@@ -117,7 +117,7 @@ static void attention_range(void *ctx, size_t begin, size_t end, int thread)
             .kv_type = session->kv.type,
             .k = mx_kv_keys(&session->kv, s->kv_layer, head, place->base),
             .v = mx_kv_values(&session->kv, s->kv_layer, head, place->base),
-            .block = session->kv_blocks + (size_t)thread * session->kv_block_stride,
+            .scratch = session->attention_scratch + (size_t)thread * session->attention_stride,
             .n_keys = (size_t)place->position + 1,
             .scale = 1.0f / sqrtf((float)dim),
             .out = session->mixed + at,

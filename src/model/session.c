@@ -74,11 +74,8 @@ static void carve_buffers(mx_session *session, carver *c)
     session->places = carve(c, tokens * sizeof(mx_place));
     session->query_tiles = carve(c, tokens * sizeof(mx_query_tile));
     session->filled = carve(c, session->config.max_sequences * sizeof(uint32_t));
-    if (session->model->kv_type != MX_KV_FP32) {
-        session->kv_block_stride =
-            (2 * MX_ATTENTION_BLOCK * (size_t)config->head_dim + 15) / 16 * 16;
-    }
-    session->kv_blocks = carve(c, threads * session->kv_block_stride * sizeof(float));
+    session->attention_stride = MX_ATTENTION_SCRATCH_ROWS * config->head_dim;
+    session->attention_scratch = carve(c, threads * session->attention_stride * sizeof(float));
     session->row_stride = (config->hidden + 255u) / 256 * 256;
     session->rows = carve(c, threads * session->row_stride * sizeof(float));
 }
