@@ -369,7 +369,10 @@ static float expected_element(const problem *p, size_t r, size_t t)
                             p->scales + r * p->scale_count, p->k, w, w_scales);
     mx_row_encode(&p->activations, p->x + t * p->k, p->k, t, codes, scales);
     row_steps(&p->activations, codes, scales, p->k, a, a_scales);
-    float acc = finite ? 0 : NAN;
+    float acc = 0;
+    if (!finite) {
+        return NAN;
+    }
     for (size_t b = 0; b < p->k; b += block) {
         size_t n = p->k - b < block ? p->k - b : block;
         double dot = block_steps(p, w + b, a + b, n);
