@@ -46,8 +46,8 @@ static mx_status quantize_weight(const mx_model *model, const char *name, const 
     if (codes == NULL) {
         return mx_error_nomem(err, name, *code_bytes + scale_bytes);
     }
-    mx_status status =
-        mx_rtn_rows(&rows, quant, model->backend.team, codes, codes + *code_bytes, err);
+    mx_status status = mx_rtn_rows(&rows, 0, rows.n_rows, quant, model->backend.team, codes,
+                                   codes + *code_bytes, err);
     if (status != MX_OK) {
         free(codes);
         return status;

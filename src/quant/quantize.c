@@ -1,6 +1,6 @@
 /*
- * mx_quantize_run: a checkpoint, tensor by tensor, into a directory. One tensor's
- * codes are in memory at a time; source pages are dropped once used.
+ * mx_quantize_run: a checkpoint, tensor by tensor, into a directory. What is rounded
+ * is in memory a chunk of rows at a time; source pages are dropped once used.
  */
 #define _GNU_SOURCE
 #include "quant/layerwise.h"
@@ -30,7 +30,7 @@ typedef struct run {
     double start;
     size_t items_done;
     uint64_t bytes_done; /* of the source */
-    uint8_t *work;       /* [work_size]: codes and scales, or a chunk of rows */
+    uint8_t *work;       /* [work_size]: scales and codes, or a chunk of rows */
     size_t work_size;
     const mx_method *method;
     const mx_quantize_options *options;
@@ -61,20 +61,26 @@ static mx_status report_progress(run *r, uint64_t within, mx_error *err)
 
 /* ---- the four actions -------------------------------------------------------- */
 
-/* Gives back the source pages behind rows [begin, end) that lie in one piece. */
+/* Gives back the source pages behind rows [begin, end); permuted rows lie anywhere, and
+ * go with their whole tensor. */
 static void drop_rows(const run *r, const mx_rows *rows, uint64_t begin, uint64_t end)
 {
     mx_tensor part = *rows->tensor;
+    if (rows->permuted_head_dim != 0) {
+        return;
+    }
     part.data += begin * rows->row_bytes;
     part.offset += begin * rows->row_bytes;
     part.size = (end - begin) * rows->row_bytes;
     mx_checkpoint_drop(r->checkpoint, &part);
 }
 
-/* Rows of a chunk: whole rows, at least one. */
-static uint64_t chunk_rows(size_t row_bytes)
+/* Rows of a chunk that takes `row_bytes` a row: whole rows, at least one. */
+static uint64_t chunk_rows(const mx_rows *rows, size_t row_bytes)
 {
-    return row_bytes < CHUNK_BYTES ? CHUNK_BYTES / row_bytes : 1;
+    uint64_t n = row_bytes > 0 ? CHUNK_BYTES / row_bytes : rows->n_rows;
+    n = n > 0 ? n : 1;
+    return n < rows->n_rows ? n : rows->n_rows;
 }
 
 /* Stored bytes as they are; permuted rows one by one. */
@@ -87,7 +93,7 @@ static mx_status copy_item(run *r, const mx_quantize_item *item, mx_error *err)
         }
         return MX_OK;
     }
-    uint64_t step = chunk_rows(rows->row_bytes);
+    uint64_t step = chunk_rows(rows, rows->row_bytes);
     for (uint64_t row = 0, end; row < rows->n_rows; row = end) {
         end = rows->n_rows - row < step ? rows->n_rows : row + step;
         MX_TRY(
@@ -103,11 +109,12 @@ static mx_status expand_item(run *r, const mx_quantize_item *item, mx_error *err
     const mx_rows *rows = &item->rows;
     mx_dtype dtype = r->plan.tensors[item->plan].dtype;
     size_t out_bytes = mx_dtype_bytes(dtype, rows->n_cols);
-    uint64_t step = chunk_rows(out_bytes);
+    uint64_t step = chunk_rows(rows, out_bytes);
     for (uint64_t row = 0, end; row < rows->n_rows; row = end) {
         end = rows->n_rows - row < step ? rows->n_rows : row + step;
         MX_TRY(mx_expand_rows(rows, row, end, dtype, r->team, r->work, err));
         MX_TRY(mx_export_write(r->export, r->work, (end - row) * out_bytes, err));
+        drop_rows(r, rows, row, end);
         MX_TRY(report_progress(r, end * rows->row_bytes, err));
     }
     return MX_OK;
@@ -143,28 +150,36 @@ static size_t item_code_bytes(const mx_quantize_item *item)
     return item->rows.n_rows * mx_row_code_bytes(item->quant, item->rows.n_cols);
 }
 
-/*
- * Writes a quantized weight. The scales come first: the tensor that ends an
- * item carries the figures of the whole, and is the last to be recorded.
- */
-static mx_status store_item(run *r, const mx_quantize_item *item, const uint8_t *codes,
-                            const uint8_t *scales, mx_error *err)
+/* The codes of a quantized weight, all or in pieces. An earlier run may have been
+ * stopped between them and the scales: then they are there. */
+static mx_status write_codes(run *r, const mx_quantize_item *item, const uint8_t *codes,
+                             size_t size, mx_error *err)
 {
-    const mx_quant *quant = item->quant;
-    const mx_rows *rows = &item->rows;
-    size_t code_bytes = item_code_bytes(item);
-    size_t scale_bytes = rows->n_rows * mx_row_scale_count(quant, rows->n_cols);
-    double signal = 0, noise = 0;
-    MX_TRY(mx_rtn_noise(rows, quant, r->team, codes, scales, &signal, &noise, err));
-    if (item->action == MX_ITEM_PACK && !mx_export_has(r->export, item->plan + 1, NULL)) {
-        MX_TRY(mx_export_begin(r->export, item->plan + 1, err));
-        MX_TRY(mx_export_write(r->export, scales, scale_bytes, err));
-        MX_TRY(mx_export_end(r->export, NULL, err));
-    }
+    bool there = mx_export_has(r->export, item->plan, NULL);
+    return there ? MX_OK : mx_export_write(r->export, codes, size, err);
+}
+
+static mx_status begin_codes(run *r, const mx_quantize_item *item, mx_error *err)
+{
+    bool there = mx_export_has(r->export, item->plan, NULL);
+    return there ? MX_OK : mx_export_begin(r->export, item->plan, err);
+}
+
+/* Ends them and, but for a cast, writes the scales. The tensor that ends an item
+ * carries the figures of the whole. */
+static mx_status end_item(run *r, const mx_quantize_item *item, const uint8_t *scales,
+                          double signal, double noise, mx_error *err)
+{
     json_t *note = json_pack("{s:f, s:f}", "signal", signal, "noise", noise);
     mx_status status;
-    MX_TRY_GOTO(status, mx_export_begin(r->export, item->plan, err));
-    MX_TRY_GOTO(status, mx_export_write(r->export, codes, code_bytes, err));
+    if (item->action == MX_ITEM_PACK) {
+        if (!mx_export_has(r->export, item->plan, NULL)) {
+            MX_TRY_GOTO(status, mx_export_end(r->export, NULL, err));
+        }
+        MX_TRY_GOTO(status, mx_export_begin(r->export, item->plan + 1, err));
+        MX_TRY_GOTO(status, mx_export_write(r->export, scales,
+                                            item->bytes_out - item_code_bytes(item), err));
+    }
     MX_TRY_GOTO(status, mx_export_end(r->export, note, err));
     add_stats(r, item, signal, noise);
 done:
@@ -172,17 +187,33 @@ done:
     return status;
 }
 
-static mx_status quantize_item(run *r, const mx_quantize_item *item, mx_error *err)
+/* Rounds a weight to nearest, a chunk of rows after the other. */
+static mx_status round_item(run *r, const mx_quantize_item *item, mx_error *err)
 {
-    uint8_t *codes = r->work, *scales = r->work + item_code_bytes(item);
-    MX_TRY(mx_rtn_rows(&item->rows, item->quant, r->team, codes, scales, err));
-    return store_item(r, item, codes, scales, err);
+    const mx_rows *rows = &item->rows;
+    size_t code_bytes = mx_row_code_bytes(item->quant, rows->n_cols);
+    size_t n_scales = mx_row_scale_count(item->quant, rows->n_cols);
+    uint8_t *scales = r->work, *codes = r->work + rows->n_rows * n_scales;
+    uint64_t step = chunk_rows(rows, rows->row_bytes);
+    double signal = 0, noise = 0;
+    MX_TRY(begin_codes(r, item, err));
+    for (uint64_t row = 0, end; row < rows->n_rows; row = end) {
+        uint8_t *own = scales + row * n_scales;
+        end = rows->n_rows - row < step ? rows->n_rows : row + step;
+        MX_TRY(mx_rtn_rows(rows, row, end, item->quant, r->team, codes, own, err));
+        MX_TRY(
+            mx_rtn_noise(rows, row, end, item->quant, r->team, codes, own, &signal, &noise, err));
+        MX_TRY(write_codes(r, item, codes, (end - row) * code_bytes, err));
+        drop_rows(r, rows, row, end);
+        MX_TRY(report_progress(r, end * rows->row_bytes, err));
+    }
+    return end_item(r, item, scales, signal, noise, err);
 }
 
 static mx_status write_item(run *r, const mx_quantize_item *item, mx_error *err)
 {
     if (item->action == MX_ITEM_PACK || item->action == MX_ITEM_CAST) {
-        return quantize_item(r, item, err);
+        return round_item(r, item, err);
     }
     MX_TRY(mx_export_begin(r->export, item->plan, err));
     MX_TRY(item->action == MX_ITEM_COPY ? copy_item(r, item, err) : expand_item(r, item, err));
@@ -194,7 +225,7 @@ static mx_status write_item(run *r, const mx_quantize_item *item, mx_error *err)
 static bool is_finished(const run *r, const mx_quantize_item *item, const json_t **note)
 {
     return mx_export_has(r->export, item->plan, note) &&
-           (item->action != MX_ITEM_PACK || mx_export_has(r->export, item->plan + 1, NULL));
+           (item->action != MX_ITEM_PACK || mx_export_has(r->export, item->plan + 1, note));
 }
 
 /* Counts an item that an earlier run finished; false when there is none. */
@@ -258,7 +289,15 @@ static mx_status sink_store(void *ctx, uint32_t layer, mx_projection projection,
                             const uint8_t *codes, const uint8_t *scales, mx_error *err)
 {
     run *r = ctx;
-    return store_item(r, packed_item(r, layer, projection), codes, scales, err);
+    const mx_quantize_item *item = packed_item(r, layer, projection);
+    const mx_rows *rows = &item->rows;
+    double signal = 0, noise = 0;
+    MX_TRY(mx_rtn_noise(rows, 0, rows->n_rows, item->quant, r->team, codes, scales, &signal, &noise,
+                        err));
+    mx_checkpoint_drop(r->checkpoint, rows->tensor);
+    MX_TRY(begin_codes(r, item, err));
+    MX_TRY(write_codes(r, item, codes, item_code_bytes(item), err));
+    return end_item(r, item, scales, signal, noise, err);
 }
 
 /* Where each layer's projections are among the items. */
@@ -327,17 +366,20 @@ static mx_status calibrate(run *r, mx_error *err)
     return MX_OK;
 }
 
-/* The one buffer of the run: the largest projection's output, or a chunk. */
+/* The one buffer of the run: a chunk of rows, and with it all scales of a weight. */
 static mx_status alloc_work(run *r, mx_error *err)
 {
     for (size_t i = 0; i < r->plan.n_items; i++) {
         const mx_quantize_item *item = &r->plan.items[i];
         size_t size = 0;
+        const mx_rows *rows = &item->rows;
         if (item->action == MX_ITEM_EXPAND) {
-            size = mx_dtype_bytes(r->plan.tensors[item->plan].dtype, item->rows.n_cols);
-            size *= chunk_rows(size);
+            size = mx_dtype_bytes(r->plan.tensors[item->plan].dtype, rows->n_cols);
+            size *= chunk_rows(rows, size);
         } else if (item->action != MX_ITEM_COPY) {
-            size = item->bytes_out;
+            size =
+                mx_row_code_bytes(item->quant, rows->n_cols) * chunk_rows(rows, rows->row_bytes) +
+                rows->n_rows * mx_row_scale_count(item->quant, rows->n_cols);
         }
         r->work_size = size > r->work_size ? size : r->work_size;
     }

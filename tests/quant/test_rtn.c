@@ -69,7 +69,12 @@ static void test_equals_row_encode(void **state)
             }
             memset(codes, 0xA5, N_ROWS * code_bytes);
             memset(scales, 0xA5, N_ROWS * n_scales);
-            fixture_ok(mx_rtn_rows(&w->rows, quant, team, codes, scales, &err), err);
+            for (size_t begin = 0, end; begin < N_ROWS; begin = end) { /* in parts */
+                end = begin + 23 < N_ROWS ? begin + 23 : N_ROWS;
+                fixture_ok(mx_rtn_rows(&w->rows, begin, end, quant, team,
+                                       codes + begin * code_bytes, scales + begin * n_scales, &err),
+                           err);
+            }
             mx_team_free(team);
             for (size_t r = 0; r < N_ROWS; r++) {
                 mx_row_encode(quant, w->values[r], N_COLS, r, row_codes, row_scales);
@@ -96,7 +101,7 @@ static void test_noise(void **state)
     size_t code_bytes = mx_row_code_bytes(quant, N_COLS);
     size_t n_scales = mx_row_scale_count(quant, N_COLS);
     uint8_t *codes = malloc(N_ROWS * code_bytes), *scales = malloc(N_ROWS * n_scales);
-    fixture_ok(mx_rtn_rows(&w->rows, quant, NULL, codes, scales, &err), err);
+    fixture_ok(mx_rtn_rows(&w->rows, 0, N_ROWS, quant, NULL, codes, scales, &err), err);
     double signal = 0, noise = 0; /* row sums, then rows in order: the contract's order */
     for (size_t r = 0; r < N_ROWS; r++) {
         float q[N_COLS];
@@ -112,10 +117,14 @@ static void test_noise(void **state)
     }
     for (int threads = 1; threads <= 4; threads++) {
         mx_team *team;
-        double got_signal, got_noise;
+        double got_signal = 0, got_noise = 0;
         fixture_ok(mx_team_create(threads, &team, &err), err);
-        fixture_ok(
-            mx_rtn_noise(&w->rows, quant, team, codes, scales, &got_signal, &got_noise, &err), err);
+        for (size_t begin = 0, end; begin < N_ROWS; begin = end) { /* in parts */
+            end = begin + 17 < N_ROWS ? begin + 17 : N_ROWS;
+            fixture_ok(mx_rtn_noise(&w->rows, begin, end, quant, team, codes + begin * code_bytes,
+                                    scales + begin * n_scales, &got_signal, &got_noise, &err),
+                       err);
+        }
         mx_team_free(team);
         assert_true(got_signal == signal && got_noise == noise);
         assert_true(noise > 0);
@@ -138,7 +147,7 @@ static void expect_refused(const char *setting, float value, const char *words)
     for (int threads = 1; threads <= 4; threads++) {
         mx_team *team;
         fixture_ok(mx_team_create(threads, &team, &err), err);
-        fixture_fails(mx_rtn_rows(&w->rows, &specs->weights, team, codes, scales, &err),
+        fixture_fails(mx_rtn_rows(&w->rows, 0, N_ROWS, &specs->weights, team, codes, scales, &err),
                       MX_ERR_FORMAT, words, err);
         mx_team_free(team);
     }
@@ -164,7 +173,7 @@ static void test_type_without_values(void **state)
     mx_specs *specs = fixture_specs("weights=fp4_e2m1");
     uint8_t codes[8], scales[8]; /* never reached */
     w->tensor.dtype = MX_DTYPE_I32;
-    fixture_fails(mx_rtn_rows(&w->rows, &specs->weights, NULL, codes, scales, &err),
+    fixture_fails(mx_rtn_rows(&w->rows, 0, N_ROWS, &specs->weights, NULL, codes, scales, &err),
                   MX_ERR_UNSUPPORTED, "memory: w: cannot quantize", err);
     mx_specs_free(specs);
     free(w);
