@@ -348,10 +348,15 @@ static mx_layerwise layerwise_job(run *r)
     };
 }
 
-static mx_status calibrate(run *r, mx_error *err)
+/* Runs the method; its record, `method`, then tells the windows that the text held
+ * rather than those asked for. */
+static mx_status calibrate(run *r, json_t *method, mx_error *err)
 {
     mx_layerwise job = layerwise_job(r);
     MX_TRY(mx_layerwise_run(&job, err));
+    if (json_object_set_new(method, "samples", json_integer(job.windows)) != 0) {
+        return mx_error_nomem(err, "method", 0);
+    }
     char source[160] = "text sampled from the model itself, temperature 1", short_of[64] = "";
     if (job.calib_path != NULL) {
         snprintf(source, sizeof source, "%.100s, %llu tokens", mx_path_base(job.calib_path),
@@ -452,7 +457,7 @@ static mx_status run_export(run *r, const char *out_dir, const mx_export_options
     MX_TRY_GOTO(status, mx_quantize_write_tokenizer(r->checkpoint, r->export, err));
     MX_TRY_GOTO(status, write_items(r, err));
     if (r->packed != NULL) {
-        MX_TRY_GOTO(status, calibrate(r, err));
+        MX_TRY_GOTO(status, calibrate(r, method, err));
     }
     /* Last: a folder without it does not open as a model. */
     MX_TRY_GOTO(status, mx_quantize_write_config(r->checkpoint, r->specs, method, r->export, err));

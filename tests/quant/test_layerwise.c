@@ -71,7 +71,21 @@ static void test_threads(void **state)
     check_threads("blockwise", calib_text());
 }
 
-/* The methods differ from rtn and from each other, and record their settings. */
+/* The record of the method in a checkpoint's contract; new reference. */
+static json_t *read_record(const char *out)
+{
+    mx_error err = {0};
+    char *path = mx_path_join(out, "config.json");
+    json_t *config;
+    fixture_ok(mx_json_load(path, (size_t)1 << 20, &config, &err), err);
+    const json_t *mxlm = json_object_get(json_object_get(config, "quantization_config"), "mxlm");
+    json_t *method = json_incref(json_object_get(mxlm, "method"));
+    json_decref(config);
+    free(path);
+    return method;
+}
+
+/* The methods record their settings. */
 static void test_record(void **state)
 {
     (void)state;
@@ -80,19 +94,14 @@ static void test_record(void **state)
     fixture_run run = make_run("gptq", calib_text(), 1);
     run.options.damp = 0.25F;
     fixture_ok(fixture_quantize(model, out, run, NULL, &err), err);
-    char *path = mx_path_join(out, "config.json");
-    json_t *config;
-    fixture_ok(mx_json_load(path, (size_t)1 << 20, &config, &err), err);
-    const json_t *mxlm = json_object_get(json_object_get(config, "quantization_config"), "mxlm");
-    const json_t *method = json_object_get(mxlm, "method");
+    json_t *method = read_record(out);
     assert_string_equal(json_string_value(json_object_get(method, "name")), "gptq");
     assert_string_equal(json_string_value(json_object_get(method, "calibration")), "calib.txt");
     assert_int_equal(json_integer_value(json_object_get(method, "samples")), 6);
     assert_int_equal(json_integer_value(json_object_get(method, "length")), 16);
     assert_int_equal(json_integer_value(json_object_get(method, "seed")), 7);
     assert_true(json_number_value(json_object_get(method, "damp")) == 0.25);
-    json_decref(config);
-    free(path);
+    json_decref(method);
     fixture_remove(out);
 }
 
@@ -298,8 +307,9 @@ static void test_texts(void **state)
     }
 }
 
-/* A sound result: it opens, and the summary holds `words`. */
-static void check_sound(const char *source, fixture_run run, const char *words)
+/* A sound result: it opens, the summary holds `words`, and the windows used are
+ * recorded. */
+static void check_sound(const char *source, fixture_run run, const char *words, int windows)
 {
     mx_error err = {0};
     const char *out = fixture_path("sound");
@@ -310,6 +320,9 @@ static void check_sound(const char *source, fixture_run run, const char *words)
     }
     free(summary);
     mx_checkpoint_close(fixture_open(out));
+    json_t *method = read_record(out);
+    assert_int_equal(json_integer_value(json_object_get(method, "samples")), windows);
+    json_decref(method);
     fixture_remove(out);
 }
 
@@ -324,12 +337,12 @@ static void test_poor_text(void **state)
     for (size_t i = 0; i < MX_COUNT(calibrated); i++) {
         fixture_run run = make_run(calibrated[i], calib_text(), 1);
         run.options.calib_samples = 1;
-        check_sound(model, run, "calibrated on 1 windows of 16 tokens (calib.txt");
+        check_sound(model, run, "calibrated on 1 windows of 16 tokens (calib.txt", 1);
         run = make_run(calibrated[i], fixture_path("short.txt"), 1);
         write_text(run.options.calib_path, "the cat sat on", 3);
-        check_sound(model, run, ", too short for 6), seed 7");
+        check_sound(model, run, ", too short for 6), seed 7", 2);
         write_text(run.options.calib_path, same, 1);
-        check_sound(model, run, "calibrated on");
+        check_sound(model, run, "calibrated on", 6);
     }
 }
 
@@ -345,7 +358,7 @@ static void test_dead_channels(void **state)
         }
     }
     for (size_t i = 0; i < MX_COUNT(calibrated); i++) {
-        check_sound(dead, make_run(calibrated[i], calib_text(), 2), "calibrated on 6 windows");
+        check_sound(dead, make_run(calibrated[i], calib_text(), 2), "calibrated on 6 windows", 6);
     }
     fixture_remove(dead);
 }
