@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
-"""Makes the seeds of the container fuzzers, fuzz/seeds/{safetensors,gguf,config}/: small
-valid files from which libFuzzer starts. Standard library only; deterministic.
+"""Makes fuzz/seeds/{safetensors,gguf,config,tokenizer}/: small valid files from which
+libFuzzer starts. Standard library only; deterministic. Tokenizers are cases of
+tests/golden/tokenizer_cases.json over a vocabulary that a fuzzer can grasp.
 
     python3 tools/make_fuzz_seeds.py fuzz/seeds
 """
@@ -21,7 +22,8 @@ def entry(dtype, shape, begin, end):
 
 
 def string(text):
-    return struct.pack("<Q", len(text)) + text.encode()
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
 
 
 def gguf(values, tensors, data):
@@ -139,6 +141,63 @@ def configs():
     yield "mxlm", base | {"quantization_config": QUARK | {"mxlm": mxlm}}
 
 
+CASES = Path(__file__).parent.parent / "tests/golden/tokenizer_cases.json"
+SEEDS = """MergedWithNext space;NFKD NFC;added single_word lstrip rstrip;added under NFKD;bos eos;
+gpt2 prefix;longest;merges as lines;pattern llama3;pattern word;two splits;unknown fused"""
+MERGES = [["t", "h"], ["th", "e"], ["i", "n"], ["Ġ", "t"]]
+WORDS = [*"Ġtheridwosbacknx", *"Ilm1234<>'/ÃĤ©", "th", "the", "in", "Ġt"]
+SMALL = {word: i for i, word in enumerate(WORDS)}
+
+
+def small_patch(patch, words):
+    """A case's patch for SMALL: ids of added tokens follow its end. words: the case's own."""
+
+    def small_id(i):
+        return i - len(words) + len(SMALL) if i >= len(words) else SMALL.get(words[i], i)
+
+    patch = json.loads(json.dumps(patch))
+    for token in patch.get("added_tokens", []):
+        token["id"] = small_id(token["id"])
+    for special in (patch.get("post_processor") or {}).get("special_tokens", {}).values():
+        special["ids"] = [small_id(i) for i in special["ids"]]
+    return patch
+
+
+def tokenizers():
+    golden = json.loads(CASES.read_text(encoding="utf-8"))
+    model = golden["base"]["model"]
+    words = list(model["vocab"])
+    base = golden["base"] | {"model": model | {"vocab": SMALL, "merges": MERGES}}
+    patches = {case["name"].strip(): case["patch"] for case in golden["cases"]}
+    patches["merges as lines"] = {"model": base["model"] | {"merges": [" ".join(m) for m in MERGES]}}
+    for name in (name.strip() for name in SEEDS.split(";")):
+        seed = base | small_patch(patches[name], words)
+        text = json.dumps(seed, ensure_ascii=False, separators=(",", ":"))
+        yield name.replace(" ", "_") + ".json", text.encode()
+
+
+def gguf_tokenizer():
+    def strings(items):
+        return array(8, [string(item) for item in items])
+
+    key = "tokenizer.ggml."
+    types = [1, 1, 1, 1, 1, 1, 1, 3, 4, 5]  # normal, control, user defined, unused
+    return gguf(
+        [
+            ("general.architecture", 8, string("llama")),
+            (key + "model", 8, string("gpt2")),
+            (key + "pre", 8, string("llama-bpe")),
+            (key + "tokens", 9, strings(["a", "b", "Ġ", "ab", "Ġab", "1", "11", "<s>", "<x y>", "[PAD]"])),
+            (key + "merges", 9, strings(["a b", "Ġ ab", "1 1"])),
+            (key + "token_type", 9, array(5, [struct.pack("<i", t) for t in types])),
+            (key + "add_bos_token", 7, b"\1"),
+            (key + "bos_token_id", 4, struct.pack("<I", 7)),
+        ],
+        [],
+        b"",
+    )
+
+
 def main():
     root = Path(sys.argv[1])
     files = {
@@ -176,6 +235,8 @@ def main():
             b"",
         ),
         **{f"config/{name}": json.dumps(value).encode() for name, value in configs()},
+        **{f"tokenizer/{name}": data for name, data in tokenizers()},
+        "tokenizer/tiny.gguf": gguf_tokenizer(),
     }
     for name, data in files.items():
         path = root / name
