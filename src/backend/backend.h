@@ -52,6 +52,14 @@ void mx_matrix_clear(mx_matrix *matrix);
  * n_cols rounded up to the storage type's block. */
 void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out);
 
+/* The same for columns [begin, begin + n): begin a multiple of MX_F32_SLICE, and only
+ * where mx_matrix_has_slices says that rows can be read in parts. */
+void mx_matrix_columns(const mx_matrix *matrix, size_t row, size_t begin, size_t n, float *out);
+bool mx_matrix_has_slices(const mx_matrix *matrix);
+
+/* STORED: where row `row` begins. */
+const uint8_t *mx_matrix_stored_row(const mx_matrix *matrix, size_t row);
+
 /* Told of borrowed bytes that panels have replaced, a few MB at a time: of a mapped
  * file, their pages need not stay in memory. */
 typedef struct mx_replaced {
@@ -69,14 +77,22 @@ mx_status mx_matrix_pack(mx_backend *backend, mx_matrix *matrix, mx_replaced rep
 
 /* ---- products ------------------------------------------------------------- */
 
+/* What products read the input as. */
+typedef enum mx_operand_form {
+    MX_OPERAND_ROWS,   /* fp32 rows: of one token, or few with bf16 weights */
+    MX_OPERAND_PACKED, /* packed for f32_product (kernel.h) */
+    MX_OPERAND_TILES,  /* tiles of the block product */
+} mx_operand_form;
+
 /*
  * The input of products, made ready once and shared by the matrices that take it
  * (q, k, v; gate, up). Lives in caller-owned scratch.
  */
 typedef struct mx_operand {
-    const float *x; /* [n_tokens][stride]: fp32 rows, cast when quantized */
-    size_t stride, n_tokens, k;
-    const uint8_t *tiles;          /* the block product's tiles, or NULL */
+    mx_operand_form form;
+    const float *x;       /* ROWS: [n_tokens][k]; PACKED: [n_tokens * k]; cast when quantized */
+    const uint8_t *tiles; /* TILES */
+    size_t n_tokens, k;
     mx_quant activations, weights; /* what x or tiles were made for */
     bool ready;
 } mx_operand;

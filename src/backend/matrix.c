@@ -24,19 +24,47 @@ static size_t stored_row(const mx_matrix *matrix, size_t row)
     return row - within + 2 * (within % half) + within / half;
 }
 
-void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out)
+const uint8_t *mx_matrix_stored_row(const mx_matrix *matrix, size_t row)
+{
+    return matrix->data + stored_row(matrix, row) * matrix->row_bytes;
+}
+
+bool mx_matrix_has_slices(const mx_matrix *matrix)
 {
     if (matrix->kind == MX_MATRIX_STORED) {
-        const uint8_t *data = matrix->data + stored_row(matrix, row) * matrix->row_bytes;
-        mx_dtype_get(matrix->dtype)->decode(data, matrix->n_cols, out);
+        /* A cast may share a scale over the row, and dithers by place in it. */
+        return mx_quant_is_none(&matrix->cast) &&
+               MX_F32_SLICE % mx_dtype_get(matrix->dtype)->block == 0;
+    }
+    const mx_quant *quant = &matrix->weights;
+    return !mx_quant_is_scaled(quant) || (quant->block != 0 && MX_F32_SLICE % quant->block == 0);
+}
+
+void mx_matrix_columns(const mx_matrix *matrix, size_t row, size_t begin, size_t n, float *out)
+{
+    if (matrix->kind == MX_MATRIX_STORED) {
+        const uint8_t *data =
+            mx_matrix_stored_row(matrix, row) + mx_dtype_bytes(matrix->dtype, begin);
+        mx_dtype_get(matrix->dtype)->decode(data, n, out);
         if (!mx_quant_is_none(&matrix->cast)) {
-            mx_row_cast(&matrix->cast, out, matrix->n_cols, row, out);
+            mx_row_cast(&matrix->cast, out, n, row, out);
         }
         return;
     }
-    size_t n_scales = mx_row_scale_count(&matrix->weights, matrix->n_cols);
-    mx_row_decode(&matrix->weights, matrix->data + row * matrix->row_bytes,
-                  matrix->scales + row * n_scales, matrix->n_cols, out);
+    const mx_quant *quant = &matrix->weights;
+    size_t n_scales = mx_row_scale_count(quant, matrix->n_cols);
+    const uint8_t *codes = matrix->data + row * matrix->row_bytes;
+    const uint8_t *scales = matrix->scales + row * n_scales;
+    if (begin > 0) {
+        codes += mx_row_code_bytes(quant, begin);
+        scales += mx_row_scale_count(quant, begin);
+    }
+    mx_row_decode(quant, codes, scales, n, out);
+}
+
+void mx_matrix_row(const mx_matrix *matrix, size_t row, float *out)
+{
+    mx_matrix_columns(matrix, row, 0, matrix->n_cols, out);
 }
 
 typedef struct pack_job {

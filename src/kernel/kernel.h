@@ -22,6 +22,8 @@
 #define MX_PANEL_ROWS 16  /* weight rows a panel */
 #define MX_TILE_TOKENS 16 /* tokens a tile */
 #define MX_BF16_TOKENS 8  /* most tokens of bf16_product */
+#define MX_F32_TOKENS 12  /* tokens a tile of f32_product */
+#define MX_F32_SLICE 256  /* columns a slice of it */
 
 /*
  * Block product of weights and tokens, both in MX formats with the same block. For
@@ -56,15 +58,33 @@ typedef struct mx_block_product {
 /*
  * fp32 product: out[t][r] = fma chain over k ascending, from +0:
  *     acc = fmaf(x[t][k], w[r][k], acc)
+ * x is packed: by slices of MX_F32_SLICE columns, within a slice by tiles of
+ * MX_F32_TOKENS tokens, each [columns][tokens], the last slice and the last tile
+ * narrower and nothing between them. One token is packed as it is. A product may take
+ * part of the columns, the chains going on from out, and part of the tokens.
  */
 typedef struct mx_f32_product {
-    const float *panels; /* [n_panels][k][16] */
-    size_t n_panels, n_rows, k;
-    const float *x; /* [n_tokens][x_stride], columns [0, k) */
-    size_t x_stride, n_tokens;
-    float *out; /* [n_tokens][out_stride] */
+    const float *panels; /* [n_panels][k][16]: columns [first_k, first_k + k) of the rows */
+    size_t n_panels, n_rows;
+    size_t first_k, k; /* whole slices, or the rest of x's columns; 0: from +0 */
+    const float *x;    /* packed, all columns of x_tokens tokens */
+    size_t x_tokens;
+    size_t first_token, n_tokens; /* whole tiles, or the rest of x's tokens */
+    float *out;                   /* [n_tokens][out_stride] */
     size_t out_stride;
 } mx_f32_product;
+
+/* Columns of the slice at `begin` (a multiple of MX_F32_SLICE) of those up to `end`. */
+static inline size_t mx_f32_slice_width(size_t begin, size_t end)
+{
+    return end - begin < MX_F32_SLICE ? end - begin : MX_F32_SLICE;
+}
+
+/* Where the tile that starts with `token` begins in the slice at column `begin`. */
+static inline size_t mx_f32_tile_offset(size_t n_tokens, size_t begin, size_t width, size_t token)
+{
+    return begin * n_tokens + width * token;
+}
 
 /* The same for few tokens and rows of bf16 as a file holds them, little-endian at any
  * address. */
@@ -169,6 +189,12 @@ typedef struct mx_kernels {
 
     /* rows[r] [k] for r < n_rows (1..16) to a panel [k][16]; missing rows zero. */
     void (*f32_panel_pack)(const float *const *rows, size_t n_rows, size_t k, float *panel);
+    /* The same of rows of bf16, little-endian at any address. */
+    void (*bf16_panel_pack)(const uint8_t *const *rows, size_t n_rows, size_t k, float *panel);
+    /* Tokens [first, first + MX_F32_TOKENS) or up to n_tokens, rows x [][x_stride] of k
+     * columns, to their places in packed [n_tokens * k]. */
+    void (*f32_tile_pack)(const float *x, size_t x_stride, size_t k, size_t first, size_t n_tokens,
+                          float *packed);
     void (*f32_product)(const mx_f32_product *product);
     void (*bf16_product)(const mx_bf16_product *product);
     /* x [n] -> quantize-dequantize -> out [n], bit-equal to mx_row_cast. */

@@ -32,6 +32,8 @@ void mx_kernels_avx2(mx_kernels *table)
         .block_tile_pack = lanes_block_tile_pack,
         .block_product = avx2_block_product,
         .f32_panel_pack = lanes_f32_panel_pack,
+        .bf16_panel_pack = lanes_bf16_panel_pack,
+        .f32_tile_pack = lanes_f32_tile_pack,
         .f32_product = lanes_f32_product,
         .bf16_product = lanes_bf16_product,
         .row_cast = lanes_row_cast,

@@ -7,6 +7,7 @@
  */
 #include "kernel/kernel_ref.h"
 
+#include "format/dtype.h"
 #include "kernel/block_pair.h"
 
 #include <math.h>
@@ -126,17 +127,52 @@ static void ref_f32_panel_pack(const float *const *rows, size_t n_rows, size_t k
     }
 }
 
+static float bf16_at(const uint8_t *row, size_t i)
+{
+    return mx_bf16_to_f32((uint16_t)(row[2 * i] | row[2 * i + 1] << 8));
+}
+
+static void ref_bf16_panel_pack(const uint8_t *const *rows, size_t n_rows, size_t k, float *panel)
+{
+    for (size_t i = 0; i < k; i++) {
+        for (size_t r = 0; r < MX_PANEL_ROWS; r++) {
+            panel[i * MX_PANEL_ROWS + r] = r < n_rows ? bf16_at(rows[r], i) : 0;
+        }
+    }
+}
+
+/* Place of token t's element i in the packed x. */
+static size_t f32_place(size_t n_tokens, size_t k, size_t t, size_t i)
+{
+    size_t begin = i / MX_F32_SLICE * MX_F32_SLICE, first = t / MX_F32_TOKENS * MX_F32_TOKENS;
+    size_t width = mx_f32_slice_width(begin, k);
+    size_t n = n_tokens - first < MX_F32_TOKENS ? n_tokens - first : MX_F32_TOKENS;
+    return mx_f32_tile_offset(n_tokens, begin, width, first) + (i - begin) * n + (t - first);
+}
+
+static void ref_f32_tile_pack(const float *x, size_t x_stride, size_t k, size_t first,
+                              size_t n_tokens, float *packed)
+{
+    for (size_t t = first; t < n_tokens && t < first + MX_F32_TOKENS; t++) {
+        for (size_t i = 0; i < k; i++) {
+            packed[f32_place(n_tokens, k, t, i)] = x[(t - first) * x_stride + i];
+        }
+    }
+}
+
 static void ref_f32_product(const mx_f32_product *p)
 {
+    size_t end = p->first_k + p->k;
     for (size_t t = 0; t < p->n_tokens; t++) {
-        const float *x = p->x + t * p->x_stride;
         for (size_t r = 0; r < p->n_rows; r++) {
-            const float *w = p->panels + r / MX_PANEL_ROWS * p->k * MX_PANEL_ROWS;
-            float acc = 0;
-            for (size_t i = 0; i < p->k; i++) {
-                acc = fmaf(x[i], w[i * MX_PANEL_ROWS + r % MX_PANEL_ROWS], acc);
+            const float *panel = p->panels + r / MX_PANEL_ROWS * p->k * MX_PANEL_ROWS;
+            float *out = &p->out[t * p->out_stride + r];
+            float acc = p->first_k == 0 ? 0 : *out;
+            for (size_t i = p->first_k; i < end; i++) {
+                float w = panel[(i - p->first_k) * MX_PANEL_ROWS + r % MX_PANEL_ROWS];
+                acc = fmaf(p->x[f32_place(p->x_tokens, end, p->first_token + t, i)], w, acc);
             }
-            p->out[t * p->out_stride + r] = acc;
+            *out = acc;
         }
     }
 }
@@ -149,10 +185,7 @@ static void ref_bf16_product(const mx_bf16_product *p)
             const uint8_t *row = p->rows + r * p->row_bytes;
             float acc = 0;
             for (size_t i = 0; i < p->k; i++) {
-                uint32_t bits = (uint32_t)row[2 * i] << 16 | (uint32_t)row[2 * i + 1] << 24;
-                float w;
-                memcpy(&w, &bits, sizeof w);
-                acc = fmaf(x[i], w, acc);
+                acc = fmaf(x[i], bf16_at(row, i), acc);
             }
             p->out[t * p->out_stride + r] = acc;
         }
@@ -170,6 +203,8 @@ void mx_kernels_ref(mx_kernels *table)
         .block_tile_pack = ref_block_tile_pack,
         .block_product = ref_block_product,
         .f32_panel_pack = ref_f32_panel_pack,
+        .bf16_panel_pack = ref_bf16_panel_pack,
+        .f32_tile_pack = ref_f32_tile_pack,
         .f32_product = ref_f32_product,
         .bf16_product = ref_bf16_product,
         .row_cast = mx_row_cast,

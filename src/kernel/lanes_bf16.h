@@ -19,17 +19,40 @@ enum {
     BF16_STEP = 32, /* columns at a time: a cache line of a row */
 };
 
-/* Columns [k, k + n), fewer than BF16_STEP, of 16 rows as a panel of fp32 [n][16]. */
-static void bf16_unpack_part(const uint8_t *const *rows, size_t k, size_t n, float *panel)
+/* Columns [k, k + n) of rows as a panel of fp32 [n][16], missing rows zero. */
+static void bf16_unpack_part(const uint8_t *const *rows, size_t n_rows, size_t k, size_t n,
+                             float *panel)
 {
     for (size_t c = 0; c < n; c++) {
         for (size_t r = 0; r < MX_PANEL_ROWS; r++) {
-            uint16_t half;
-            memcpy(&half, rows[r] + (k + c) * BF16_ELEMENT, sizeof half);
+            uint16_t half = 0;
+            if (r < n_rows) {
+                memcpy(&half, rows[r] + (k + c) * BF16_ELEMENT, sizeof half);
+            }
             uint32_t bits = (uint32_t)half << 16;
             memcpy(&panel[c * MX_PANEL_ROWS + r], &bits, sizeof bits);
         }
     }
+}
+
+/* Rows to a panel of fp32, which is then used again and again. */
+static void lanes_bf16_panel_pack(const uint8_t *const *rows, size_t n_rows, size_t k, float *panel)
+{
+    size_t i = 0;
+    for (; n_rows == MX_PANEL_ROWS && i + BF16_STEP <= k; i += BF16_STEP) {
+        float pairs[16 * MX_PANEL_ROWS] __attribute__((aligned(64)));
+        const float *words[MX_PANEL_ROWS];
+        for (size_t r = 0; r < MX_PANEL_ROWS; r++) {
+            words[r] = (const float *)(const void *)(rows[r] + i * BF16_ELEMENT);
+        }
+        lanes_transpose(words, 0, pairs);
+        for (size_t c = 0; c < 16; c++) {
+            lanes pair = lanes_load(pairs + c * MX_PANEL_ROWS);
+            lanes_store(panel + (i + 2 * c) * MX_PANEL_ROWS, lanes_bf16_low(pair));
+            lanes_store(panel + (i + 2 * c + 1) * MX_PANEL_ROWS, lanes_bf16_high(pair));
+        }
+    }
+    bf16_unpack_part(rows, n_rows, i, k - i, panel + i * MX_PANEL_ROWS);
 }
 
 /* acc += one column of 16 rows times the tokens' element k. */
@@ -96,7 +119,7 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
     MX_UNROLL
     for (int i = 0; i < n_panels; i++) {
         float panel[BF16_STEP * MX_PANEL_ROWS];
-        bf16_unpack_part(rows + i * MX_PANEL_ROWS, whole, p->k - whole, panel);
+        bf16_unpack_part(rows + i * MX_PANEL_ROWS, MX_PANEL_ROWS, whole, p->k - whole, panel);
         for (size_t k = whole; k < p->k; k++) {
             lanes column = lanes_load(panel + (k - whole) * MX_PANEL_ROWS);
             bf16_add(x, k, column, n_tokens, acc[i]);

@@ -146,8 +146,18 @@ static void bench_product(bench *b)
                                     b->out,       b->rows};
         b->table->block_product(&product);
     } else {
-        mx_f32_product product = {(float *)b->panels, b->rows / 16, b->rows, b->k, b->x, b->k,
-                                  b->tokens,          b->out,       b->rows};
+        /* x serves as its own packed form: any numbers do. */
+        mx_f32_product product = {
+            .panels = (float *)b->panels,
+            .n_panels = b->rows / 16,
+            .n_rows = b->rows,
+            .k = b->k,
+            .x = b->x,
+            .x_tokens = b->tokens,
+            .n_tokens = b->tokens,
+            .out = b->out,
+            .out_stride = b->rows,
+        };
         b->table->f32_product(&product);
     }
 }

@@ -4,40 +4,83 @@
 
 /* ---- fp32 product ---------------------------------------------------------- */
 
-static void product_run(const mx_kernels *table, size_t k, size_t n_rows, size_t n_tokens,
-                        const float *w, const float *x, float *out)
+/* A product of given operands, rows of w [n_rows][k] and x [n_tokens][k], whole or in
+ * parts that it may be taken in. */
+typedef struct product_case {
+    const mx_kernels *table;
+    size_t k, n_rows, n_tokens;
+    const float *w, *x;
+    size_t slice;  /* columns at a time, in multiples of MX_F32_SLICE */
+    size_t tokens; /* at a time, in multiples of MX_F32_TOKENS */
+} product_case;
+
+/* Slice [first, first + k) of all panels. */
+static guarded panels_make(const product_case *c, size_t first, size_t k)
 {
-    size_t n_panels = (n_rows + 15) / 16, stride = n_rows + 5;
+    size_t n_panels = (c->n_rows + 15) / 16;
     guarded panels = guarded_make(n_panels * k * 16 * sizeof(float), 64);
-    guarded wide = guarded_floats((n_tokens - 1) * stride + n_rows);
     for (size_t i = 0; i < n_panels; i++) {
         const float *rows[16];
-        size_t count = n_rows - 16 * i < 16 ? n_rows - 16 * i : 16;
+        size_t count = c->n_rows - 16 * i < 16 ? c->n_rows - 16 * i : 16;
         for (size_t r = 0; r < count; r++) {
-            rows[r] = w + (16 * i + r) * k;
+            rows[r] = c->w + (16 * i + r) * c->k + first;
         }
-        table->f32_panel_pack(rows, count, k, (float *)panels.data + i * k * 16);
+        c->table->f32_panel_pack(rows, count, k, (float *)panels.data + i * k * 16);
     }
-    mx_f32_product product = {
-        .panels = panels.data,
-        .n_panels = n_panels,
-        .n_rows = n_rows,
-        .k = k,
-        .x = x,
-        .x_stride = k,
-        .n_tokens = n_tokens,
-        .out = wide.data,
-        .out_stride = stride,
-    };
-    table->f32_product(&product);
+    return panels;
+}
+
+static guarded packed_make(const product_case *c)
+{
+    guarded packed = guarded_floats(c->n_tokens * c->k);
+    for (size_t t = 0; t < c->n_tokens; t += MX_F32_TOKENS) {
+        c->table->f32_tile_pack(c->x + t * c->k, c->k, c->k, t, c->n_tokens, packed.data);
+    }
+    if (c->n_tokens == 1) {
+        assert_memory_equal(packed.data, c->x, c->k * sizeof(float));
+    }
+    return packed;
+}
+
+static size_t smaller(size_t a, size_t b)
+{
+    return a < b ? a : b;
+}
+
+static void product_run(const product_case *c, float *out)
+{
+    size_t stride = c->n_rows + 5;
+    guarded packed = packed_make(c);
+    guarded wide = guarded_floats((c->n_tokens - 1) * stride + c->n_rows);
+    for (size_t first = 0; first < c->k; first += c->slice) {
+        size_t k = smaller(c->k - first, c->slice);
+        guarded panels = panels_make(c, first, k);
+        for (size_t t = 0; t < c->n_tokens; t += c->tokens) {
+            mx_f32_product product = {
+                .panels = panels.data,
+                .n_panels = (c->n_rows + 15) / 16,
+                .n_rows = c->n_rows,
+                .first_k = first,
+                .k = k,
+                .x = packed.data,
+                .x_tokens = c->n_tokens,
+                .first_token = t,
+                .n_tokens = smaller(c->n_tokens - t, c->tokens),
+                .out = (float *)wide.data + t * stride,
+                .out_stride = stride,
+            };
+            c->table->f32_product(&product);
+        }
+        guarded_free(&panels);
+    }
     const float *from = wide.data;
-    for (size_t t = 0; t < n_tokens; t++) {
-        memcpy(out + t * n_rows, from + t * stride, n_rows * sizeof *out);
-        for (size_t i = n_rows; t + 1 < n_tokens && i < stride; i++) {
+    for (size_t t = 0; t < c->n_tokens; t++) {
+        memcpy(out + t * c->n_rows, from + t * stride, c->n_rows * sizeof *out);
+        for (size_t i = c->n_rows; t + 1 < c->n_tokens && i < stride; i++) {
             assert_int_equal(bits_of_float(from[t * stride + i]), 0xA5A5A5A5);
         }
     }
-    guarded_free(&panels);
+    guarded_free(&packed);
     guarded_free(&wide);
 }
 
@@ -62,7 +105,12 @@ static void product_compare(const ladder *all, dice *d, size_t k, size_t n_rows,
         char what[128];
         snprintf(what, sizeof what, "%s: k %zu, %zu rows, %zu tokens", all->tables[i].name, k,
                  n_rows, n_tokens);
-        product_run(&all->tables[i], k, n_rows, n_tokens, w.data, x.data, got);
+        product_case c = {&all->tables[i], k, n_rows, n_tokens, w.data, x.data, k, n_tokens};
+        product_run(&c, got);
+        assert_same(got, want, n_rows * n_tokens, what);
+        c.slice = MX_F32_SLICE * (1 + dice_below(d, 2));
+        c.tokens = MX_F32_TOKENS * (1 + dice_below(d, 2));
+        product_run(&c, got);
         assert_same(got, want, n_rows * n_tokens, what);
     }
     free(want);
@@ -88,6 +136,27 @@ static void test_f32_product(void **state)
     for (int kind = 0; kind < DATA_KINDS; kind++) {
         product_compare(&all, &d, 100, 40, 14, (data_kind)kind);
     }
+}
+
+/* Panels of bf16 rows and of the same rows in fp32 are the same. */
+static void bf16_panels_compare(const mx_kernels *table, const uint8_t *rows, size_t row_bytes,
+                                const float *w, size_t n_rows, size_t k)
+{
+    guarded want = guarded_floats(16 * k), got = guarded_floats(16 * k);
+    for (size_t first = 0; first < n_rows; first += 16) {
+        const uint8_t *stored[16];
+        const float *wide[16];
+        size_t count = smaller(n_rows - first, 16);
+        for (size_t r = 0; r < count; r++) {
+            stored[r] = rows + (first + r) * row_bytes;
+            wide[r] = w + (first + r) * k;
+        }
+        table->f32_panel_pack(wide, count, k, want.data);
+        table->bf16_panel_pack(stored, count, k, got.data);
+        assert_memory_equal(got.data, want.data, 16 * k * sizeof(float));
+    }
+    guarded_free(&want);
+    guarded_free(&got);
 }
 
 /* Rows of bf16 at odd addresses, with bytes between them, that end where memory
@@ -128,6 +197,7 @@ static void bf16_compare(const ladder *all, dice *d, size_t k, size_t n_rows, si
             assert_same((float *)out.data + t * stride, want + t * n_rows, n_rows, what);
         }
         guarded_free(&out);
+        bf16_panels_compare(&all->tables[i], rows.data, row_bytes, weights, n_rows, k);
     }
     free(want);
     guarded_free(&rows);
