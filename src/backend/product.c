@@ -8,7 +8,7 @@
 
 enum {
     PANEL_GROUP_BYTES = 512 * 1024, /* of a group's slice: stays in the second-level cache */
-    PANEL_GROUP_MAX = 32,
+    PANEL_GROUP_MAX = 64,
     TOKEN_CHUNK_LEAST = 8 * MX_F32_TOKENS, /* decoding a group has to pay */
     JOB_PANELS_MAX = 32,
     ROW_GRAIN = 8,

@@ -23,7 +23,7 @@
 #define MX_TILE_TOKENS 16 /* tokens a tile */
 #define MX_BF16_TOKENS 8  /* most tokens of bf16_product */
 #define MX_F32_TOKENS 12  /* tokens a tile of f32_product */
-#define MX_F32_SLICE 256  /* columns a slice of it */
+#define MX_F32_SLICE 512  /* columns a slice of it: a multiple of all storage types' blocks */
 
 /*
  * Block product of weights and tokens, both in MX formats with the same block. For

@@ -64,10 +64,10 @@ static void lanes_f32_tile_pack(const float *x, size_t x_stride, size_t k, size_
 /* Where a register tile works: a slice of k, tokens of one tile of x, panels from
  * `panel` on. */
 typedef struct f32_place {
-    const float *x;  /* [width][stride], the first token's column */
-    size_t stride;   /* tokens of the tile of x */
-    float *out;      /* row of the first token */
-    const float *w;  /* panel 0, row `begin` of its columns */
+    const float *x; /* [width][stride], the first token's column */
+    size_t stride;  /* tokens of the tile of x */
+    float *out;     /* row of the first token */
+    const float *w; /* panel 0, row `begin` of its columns */
     size_t begin, width, panel;
 } f32_place;
 
