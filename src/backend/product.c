@@ -126,7 +126,7 @@ static void packed_range(void *ctx, size_t begin, size_t end, int thread)
     }
 }
 
-/* The same for the integer product's tiles. */
+/* The same for the block product's tiles. */
 static void tile_range(void *ctx, size_t begin, size_t end, int thread)
 {
     const operand_job *job = ctx;
