@@ -66,7 +66,7 @@ typedef struct mx_block_product {
 typedef struct mx_f32_product {
     const float *panels; /* [n_panels][k][16]: columns [first_k, first_k + k) of the rows */
     size_t n_panels, n_rows;
-    size_t first_k, k; /* whole slices, or the rest of x's columns; 0: from +0 */
+    size_t first_k, k; /* whole slices, or the rest of x's columns; first_k 0: from +0 */
     const float *x;    /* packed, all columns of x_tokens tokens */
     size_t x_tokens;
     size_t first_token, n_tokens; /* whole tiles, or the rest of x's tokens */
