@@ -11,7 +11,7 @@ typedef struct quantize_args {
     bool resume, overwrite;
     const char *method, *calib;
     uint32_t calib_samples, calib_length, search_range, iterations;
-    float damp;
+    float damp, correct;
     app_numeric numeric;
 } quantize_args;
 
@@ -41,6 +41,7 @@ static int quantize(const app_command *command, const char *model, quantize_args
         .calib_length = args->calib_length,
         .seed = seed,
         .damp = args->damp,
+        .correct = args->correct,
         .search_range = args->search_range,
         .iterations = args->iterations,
     };
@@ -77,6 +78,9 @@ int app_quantize(int argc, char **argv)
         {"damp", 0, APP_REAL, &args.damp, "X",
          "share of the moments' mean added to their\n"
          "diagonal (0.01)"},
+        {"correct", 0, APP_REAL, &args.correct, "X",
+         "gptq, blockwise: share of earlier layers' errors that\n"
+         "a weight makes up for, up to 1 (0)"},
         {"iterations", 0, APP_U32, &args.iterations, "N",
          "blockwise: steps of training a layer (100)"},
         {"seed", 0, APP_TEXT, &args.numeric.seed, "N",

@@ -190,6 +190,9 @@ typedef struct mx_quantize_options {
     uint64_t seed;          /* of the choice of windows and of sampled text */
     float damp;             /* added to the second moments' diagonal, as a share of its
                                mean; 0 = the default */
+    float correct;          /* gptq, blockwise: share of the error of the layers before it
+                               that a weight makes up for, in [0, 1]: it is fitted to the
+                               unquantized model's outputs as well as to its own */
     uint32_t search_range;  /* exponents tried beside the rule's, each way; 0 = 1 */
     uint32_t iterations;    /* blockwise: steps of training a layer; 0 = 100 */
 } mx_quantize_options;

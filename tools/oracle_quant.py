@@ -96,11 +96,16 @@ def search(case, weights, h):
     return unzipped(rows)
 
 
-def gptq(case, weights, h):
+def gptq(case, weights, hessian, cross, residual):
     n = weights.shape[1]
-    upper = np.linalg.cholesky(np.linalg.inv(h)).T
+    h = damped(case, hessian)
+    inverse = np.linalg.inv(h)
+    target = weights.copy()
+    if cross is not None:
+        target += case["correct"] * (weights @ (cross - hessian) + residual) @ inverse
+    upper = np.linalg.cholesky(inverse).T
     rows = []
-    for w in weights.copy():
+    for w in target.copy():
         rows.append([])
         for block in blocks(case, n):
             rule, tried = floor_scale(case["format"], np.abs(w[block]).max()), []
@@ -115,7 +120,7 @@ def gptq(case, weights, h):
     def candidates(_, aim, factor, scale):
         return [(scale + d, feedback(case, aim, factor, scale + d)[0]) for d in (0, -1, 1)]
 
-    descend(case, weights, h, rows, candidates)
+    descend(case, target, h, rows, candidates)
     return unzipped(rows)
 
 
@@ -123,19 +128,25 @@ def make(rng, **case):
     rows, cols, tokens = case["rows"], case["cols"], 64
     mix = rng.standard_normal((cols, cols)) * (rng.random((cols, cols)) < 0.2) + np.eye(cols)
     x = np.clip(np.round(rng.standard_normal((tokens, cols)) @ mix * 4), -60, 60).astype(int)
+    taught = np.clip(x + rng.integers(-3, 4, x.shape), -60, 60)
+    lack = rng.integers(-9, 10, (tokens, rows))
     for column in case.pop("dead"):
         x[:, column] = 0
     weights = (rng.standard_t(4, (rows, cols)) * 0.05).astype(np.float32)
     w = weights.astype(float)
-    h = damped(case, (x / 8).T @ (x / 8) / tokens)
-    case |= {"x": x.ravel().tolist(), "weights": [float(v) for v in weights.ravel()], "tokens": tokens}
-    case |= {"search": search(case, w, h), "gptq": gptq(case, w, h)}
+    ours, theirs, r = x / 8, taught / 8, lack / 64
+    hessian = ours.T @ ours / tokens
+    case |= {"x": x.ravel().tolist(), "taught": taught.ravel().tolist(), "lack": lack.ravel().tolist()}
+    case |= {"weights": [float(v) for v in weights.ravel()], "tokens": tokens}
+    case["search"] = search(case, w, damped(case, hessian))
+    case["gptq"] = gptq(case, w, hessian, None, None)
+    case["gptq_taught"] = gptq(case, w, hessian, theirs.T @ ours / tokens, r.T @ ours / tokens)
     return case
 
 
 def main():
     rng = np.random.default_rng(20261123)
-    common = {"damp": 0.01, "passes": 3}
+    common = {"damp": 0.01, "correct": 0.75, "passes": 3}
     cases = [
         make(rng, format="fp4_e2m1", block=32, rows=5, cols=64, dead=[], **common),
         make(rng, format="fp4_e2m1", block=16, rows=3, cols=40, dead=[3, 17], **common),

@@ -26,7 +26,7 @@ static double try_scale(const mx_block_task *task, uint8_t scale, double limit, 
     memcpy(t->w, task->aim, n * sizeof *t->w);
     for (size_t j = 0; j < n; j++) {
         const double *u = task->factor + j * task->stride; /* row of U, [n] */
-        double value, wanted = task->nearest != NULL ? (double)task->nearest[j] : t->w[j];
+        double value, wanted = task->nearest != NULL ? task->nearest[j] : t->w[j];
         t->codes[j] = mx_method_round(task->quant, wanted, scale, &value);
         double error = (t->w[j] - value) / u[j];
         t->errors[j] = error;

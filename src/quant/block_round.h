@@ -17,9 +17,9 @@ typedef struct mx_block_trial {
 typedef struct mx_block_task {
     const mx_quant *quant;
     size_t n;
-    const double *aim;    /* [n]: where the error is nought, given the rest of the row */
-    const float *nearest; /* [n]: codes are the nearest to these; NULL: error feedback */
-    const double *factor; /* [n][stride]: upper U, U^T U the inverse of the block's H */
+    const double *aim;     /* [n]: where the error is nought, given the rest of the row */
+    const double *nearest; /* [n]: codes are the nearest to these; NULL: error feedback */
+    const double *factor;  /* [n][stride]: upper U, U^T U the inverse of the block's H */
     size_t stride;
     int scale, range; /* scale bytes tried: scale, and up to `range` to each side */
     double limit;     /* only errors below it will do */

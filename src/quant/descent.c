@@ -29,7 +29,7 @@ typedef struct descent_job {
 typedef struct tile {
     size_t row, rows;
     double *q;     /* [ROW_TILE][n]: dequantized */
-    double *g;     /* [ROW_TILE][n]: (q - w) H */
+    double *g;     /* [ROW_TILE][n]: (q - t) H */
     double *step;  /* [ROW_TILE][block]: g times the block's inverse */
     double *delta; /* [ROW_TILE][block]: change of q */
     double *aim;   /* [block] */
@@ -83,7 +83,6 @@ static void start_tile(const descent_job *job, tile *t)
 {
     const mx_descent_config *config = job->config;
     size_t n = job->n;
-    const float *w = config->problem->weights + t->row * n; /* [rows][n] */
     for (size_t r = 0; r < t->rows; r++) {
         const uint8_t *scales = config->scales + (t->row + r) * job->n_blocks;
         for (size_t b = 0; b < job->n_blocks; b++) {
@@ -93,22 +92,22 @@ static void start_tile(const descent_job *job, tile *t)
         }
     }
     for (size_t i = 0; i < t->rows * n; i++) {
-        t->q[i] -= (double)w[i];
+        t->q[i] -= config->target[t->row * n + i];
     }
     multiply(t->rows, n, n, t->q, n, config->hessian, n, 0, t->g, n);
     for (size_t i = 0; i < t->rows * n; i++) {
-        t->q[i] += (double)w[i];
+        t->q[i] += config->target[t->row * n + i];
     }
 }
 
-/* The scale that the rule gives a block of weights w [n]. */
-static int rule_scale(const mx_quant *quant, const float *w, size_t n)
+/* The scale that the rule gives the target's block. */
+static int rule_scale(const mx_quant *quant, const double *target, size_t n)
 {
-    float amax = 0;
+    double amax = 0;
     for (size_t i = 0; i < n; i++) {
-        amax = fmaxf(amax, fabsf(w[i]));
+        amax = fmax(amax, fabs(target[i]));
     }
-    return mx_scale_encode(quant->format, quant->rule, amax);
+    return mx_scale_encode(quant->format, quant->rule, (float)amax);
 }
 
 /* Rounds one block of one row again, if that helps; delta [n] is the change. */
@@ -117,7 +116,6 @@ static void descend_block(const descent_job *job, tile *t, size_t r, size_t b)
     const mx_descent_config *config = job->config;
     const mx_quant *quant = config->problem->quant;
     size_t col = b * job->block, n = block_length(job, b), at = (t->row + r) * job->n + col;
-    const float *w = config->problem->weights + at;                          /* [n] */
     double *q = t->q + r * job->n + col, *delta = t->delta + r * job->block; /* [n] */
     const double *g = t->g + r * job->n + col, *step = t->step + r * job->block;
     uint8_t *scale = config->scales + (t->row + r) * job->n_blocks + b;
@@ -130,10 +128,10 @@ static void descend_block(const descent_job *job, tile *t, size_t r, size_t b)
         .quant = quant,
         .n = n,
         .aim = t->aim,
-        .nearest = config->feedback ? NULL : w,
+        .nearest = config->feedback ? NULL : config->target + at,
         .factor = job->factor + b * job->block * job->block,
         .stride = job->block,
-        .scale = config->feedback ? *scale : rule_scale(quant, w, n),
+        .scale = config->feedback ? *scale : rule_scale(quant, config->target + at, n),
         .range = config->problem->settings.search_range,
         .limit = error * (1 - LEAST_GAIN),
     };

@@ -39,12 +39,13 @@ typedef struct held {
 typedef struct run {
     mx_layerwise *job;
     mx_model *student; /* quantized layer by layer */
-    mx_model *teacher; /* as it was; NULL when the method does not refine */
+    mx_model *teacher; /* as it was; NULL when the method does not ask for it */
     mx_stream student_stream, teacher_stream;
     mx_windows windows;
-    held held;     /* of the present layer, if it is to be refined */
-    bool refining; /* it is */
-    uint32_t last; /* the last layer that has something to do */
+    held held;          /* of the present layer, if it is to be refined */
+    bool refining;      /* it is */
+    bool teacher_ahead; /* the teacher's hidden states have left the present layer */
+    uint32_t last;      /* the last layer that has something to do */
     uint64_t steps_done, steps;
     uint32_t layer; /* being refined */
     double start;
@@ -165,6 +166,8 @@ static mx_status quantize_projection(run *r, uint32_t layer, mx_projection proje
         .n_cols = matrix->n_cols,
         .weights = weights,
         .hessian = moments->hessian,
+        .cross = moments->cross,
+        .residual = moments->residual,
         .settings = r->job->settings,
         .team = r->student->backend.team,
         .name = name,
@@ -234,12 +237,22 @@ static mx_status settle_projection(run *r, uint32_t layer, mx_projection project
 static mx_status gather_moments(run *r, uint32_t layer, int group, mx_moments *moments,
                                 mx_error *err)
 {
-    mx_stream *stream = &r->student_stream;
-    MX_TRY(mx_moments_init(moments, stream->session, groups[group].members[0], err));
-    for (uint32_t window = 0; window < r->windows.n; window += stream->step) {
-        MX_TRY(mx_stream_run(stream, layer, window, mx_moments_tap, moments, err));
+    mx_stream *student = &r->student_stream, *teacher = &r->teacher_stream;
+    bool taught = teacher->session != NULL && r->job->settings.correct != 0;
+    const mx_moments_config config = {.projection = groups[group].members[0],
+                                      .student = student->session,
+                                      .teacher = taught ? teacher->session : NULL,
+                                      .chunk = (size_t)student->step * r->windows.length};
+    MX_TRY(mx_moments_init(moments, &config, err));
+    for (uint32_t window = 0; window < r->windows.n; window += student->step) {
+        if (taught) {
+            MX_TRY(mx_stream_run(teacher, layer, window, mx_moments_teach, moments, err));
+        }
+        MX_TRY(mx_stream_run(student, layer, window, mx_moments_add, moments, err));
         MX_TRY(report_progress(r, layer, err));
     }
+    /* The teacher's last tap took it to the layer's end. */
+    r->teacher_ahead = taught && config.projection == MX_PROJ_DOWN;
     mx_moments_finish(moments);
     return MX_OK;
 }
@@ -311,13 +324,23 @@ static mx_status settle_refined(run *r, uint32_t layer, mx_projection projection
     return mx_model_set_projection(r->student, layer, projection, quant, codes, code_bytes, err);
 }
 
+/* Takes the teacher to the layer's output, if there is one and it is not there. */
+static mx_status advance_teacher(run *r, uint32_t layer, mx_error *err)
+{
+    if (r->teacher == NULL || r->teacher_ahead) {
+        return MX_OK;
+    }
+    r->teacher_ahead = true;
+    return mx_stream_run_all(&r->teacher_stream, layer, NULL, NULL, err);
+}
+
 /* Improves the layer's codes together; the streams stand at its input, and the
  * teacher's is taken to its output. */
 static mx_status refine_layer(run *r, uint32_t layer, mx_error *err)
 {
     char name[32];
     snprintf(name, sizeof name, "layer %u", layer);
-    MX_TRY(mx_stream_run_all(&r->teacher_stream, layer, NULL, NULL, err));
+    MX_TRY(advance_teacher(r, layer, err));
     MX_TRY(hold_excluded(r, layer, err));
     mx_refine_problem problem = {
         .model = r->student,
@@ -376,9 +399,8 @@ static mx_status settle_layer(run *r, uint32_t layer, mx_error *err)
     r->steps_done += r->job->method->refine != NULL ? REFINE_STEPS : 0;
     if (layer < r->last) {
         MX_TRY(mx_stream_run_all(&r->student_stream, layer, NULL, NULL, err));
-        if (r->teacher != NULL && !r->refining) {
-            MX_TRY(mx_stream_run_all(&r->teacher_stream, layer, NULL, NULL, err));
-        }
+        MX_TRY(advance_teacher(r, layer, err));
+        r->teacher_ahead = false;
         release_layer(r->student, layer);
     }
     r->steps_done++;
@@ -429,7 +451,7 @@ static mx_status open_streams(run *r, mx_error *err)
                                      .spill_dir = job->spill_dir,
                                      .spill_limit = job->spill_limit};
     MX_TRY(mx_stream_open(r->student, &config, &r->student_stream, err));
-    if (job->method->refine == NULL) {
+    if (job->method->refine == NULL && job->settings.correct == 0) {
         return MX_OK;
     }
     MX_TRY(mx_model_open(job->model_path, job->threads, &r->teacher, err));

@@ -3,9 +3,10 @@
 #include <cblas.h>
 #include <lapacke.h>
 #include <pthread.h>
+#include <stdatomic.h>
 
 /* Columns and rows of a tile of results. */
-enum { TILE = 192, SGEMM_TILE = 256 };
+enum { TILE = 192, SOLVE_ROWS = 64, SGEMM_TILE = 256 };
 
 static size_t min_size(size_t a, size_t b)
 {
@@ -25,35 +26,55 @@ static void begin(void)
     pthread_once(&once, one_thread);
 }
 
-typedef struct gram_job {
-    const double *a; /* [n][cols] */
-    size_t cols, n;
-    double *sum; /* [cols][cols] */
-} gram_job;
+typedef struct tile_job {
+    const double *a, *b;
+    size_t rows, cols, inner; /* of the result, and the length of its sums */
+    bool transposed;          /* a is [inner][rows] */
+    bool symmetric;
+    double beta;
+    double *c; /* [rows][cols] */
+} tile_job;
 
-static void gram_range(void *ctx, size_t first, size_t last, int thread)
+static void tile_range(void *ctx, size_t first, size_t last, int thread)
 {
     (void)thread;
-    const gram_job *job = ctx;
-    size_t cols = job->cols, across = (cols + TILE - 1) / TILE;
+    const tile_job *job = ctx;
+    size_t across = (job->cols + TILE - 1) / TILE;
     for (size_t tile = first; tile < last; tile++) {
         size_t row = tile / across * TILE, col = tile % across * TILE;
-        if (col < row) {
+        if (job->symmetric && col < row) {
             continue;
         }
-        cblas_dgemm(CblasRowMajor, CblasTrans, CblasNoTrans, (blasint)min_size(cols - row, TILE),
-                    (blasint)min_size(cols - col, TILE), (blasint)job->n, 1.0, job->a + row,
-                    (blasint)cols, job->a + col, (blasint)cols, 1.0, job->sum + row * cols + col,
-                    (blasint)cols);
+        const double *a = job->a + (job->transposed ? row : row * job->inner);
+        cblas_dgemm(CblasRowMajor, job->transposed ? CblasTrans : CblasNoTrans, CblasNoTrans,
+                    (blasint)min_size(job->rows - row, TILE),
+                    (blasint)min_size(job->cols - col, TILE), (blasint)job->inner, 1.0, a,
+                    (blasint)(job->transposed ? job->rows : job->inner), job->b + col,
+                    (blasint)job->cols, job->beta, job->c + row * job->cols + col,
+                    (blasint)job->cols);
     }
 }
 
-void mx_linalg_gram(mx_team *team, const double *a, size_t cols, size_t n, double *sum)
+static void run_tiles(mx_team *team, tile_job *job)
 {
     begin();
-    gram_job job = {.a = a, .cols = cols, .n = n, .sum = sum};
-    size_t across = (cols + TILE - 1) / TILE;
-    mx_team_for(team, across * across, 1, gram_range, &job);
+    size_t n = (job->rows + TILE - 1) / TILE * ((job->cols + TILE - 1) / TILE);
+    mx_team_for(team, n, 1, tile_range, job);
+}
+
+void mx_linalg_gram(mx_team *team, const double *a, size_t rows, const double *b, size_t cols,
+                    size_t n, double *sum)
+{
+    tile_job job = {.a = a,
+                    .b = b,
+                    .rows = rows,
+                    .cols = cols,
+                    .inner = n,
+                    .transposed = true,
+                    .symmetric = a == b,
+                    .beta = 1.0,
+                    .c = sum};
+    run_tiles(team, &job);
 }
 
 void mx_linalg_mirror(double *a, size_t n)
@@ -63,6 +84,13 @@ void mx_linalg_mirror(double *a, size_t n)
             a[j * n + i] = a[i * n + j];
         }
     }
+}
+
+void mx_linalg_multiply(mx_team *team, const double *a, const double *b, size_t m, size_t k,
+                        size_t n, double *c)
+{
+    tile_job job = {.a = a, .b = b, .rows = m, .cols = n, .inner = k, .c = c};
+    run_tiles(team, &job);
 }
 
 /* Row-major upper is LAPACK's lower: the _work forms, column by column, take it
@@ -77,6 +105,39 @@ bool mx_linalg_invert(double *u, size_t n)
 {
     begin();
     return LAPACKE_dpotri_work(LAPACK_COL_MAJOR, 'L', (lapack_int)n, u, (lapack_int)n) == 0;
+}
+
+typedef struct solve_job {
+    const double *u;
+    size_t n, rows;
+    double *x;
+    atomic_bool failed;
+} solve_job;
+
+static void solve_range(void *ctx, size_t first, size_t last, int thread)
+{
+    (void)thread;
+    solve_job *job = ctx;
+    for (size_t tile = first; tile < last; tile++) {
+        size_t row = tile * SOLVE_ROWS;
+        /* Rows of x are columns of LAPACK's right-hand sides. */
+        int info =
+            LAPACKE_dpotrs_work(LAPACK_COL_MAJOR, 'L', (lapack_int)job->n,
+                                (lapack_int)min_size(job->rows - row, SOLVE_ROWS), job->u,
+                                (lapack_int)job->n, job->x + row * job->n, (lapack_int)job->n);
+        if (info != 0) {
+            atomic_store(&job->failed, true);
+        }
+    }
+}
+
+bool mx_linalg_solve_rows(mx_team *team, const double *u, size_t n, double *x, size_t rows)
+{
+    begin();
+    solve_job job = {.u = u, .n = n, .rows = rows, .x = x};
+    atomic_init(&job.failed, false);
+    mx_team_for(team, (rows + SOLVE_ROWS - 1) / SOLVE_ROWS, 1, solve_range, &job);
+    return !atomic_load(&job.failed);
 }
 
 void mx_linalg_sgemm(const mx_sgemm *p)

@@ -14,20 +14,24 @@
 typedef struct mx_method_settings {
     int search_range;    /* exponents tried: the rule's and up to this many beside it */
     double damp;         /* of the Hessian's diagonal, as a share of its mean */
+    double correct;      /* share of the earlier layers' error that the target undoes */
     int passes;          /* of descent.h over the codes chosen first */
     uint32_t iterations; /* of training a layer */
 } mx_method_settings;
 
 /*
  * One matrix W [n_rows][n_cols] and what is known of its inputs: x^ is the input
- * as the quantized model will see it (quantized prefix, quantized activations), E
- * the mean over the calibration tokens.
+ * as the quantized model will see it (quantized prefix, quantized activations), x
+ * the unquantized model's, E the mean over the calibration tokens.
  */
 typedef struct mx_method_problem {
     const mx_quant *quant; /* a scaled format */
     size_t n_rows, n_cols;
-    const float *weights;  /* [n_rows][n_cols], finite */
-    const double *hessian; /* [n_cols][n_cols]: E x^ x^^T */
+    const float *weights;   /* [n_rows][n_cols], finite */
+    const double *hessian;  /* [n_cols][n_cols]: E x^ x^^T */
+    const double *cross;    /* [n_cols][n_cols]: E x x^^T; NULL: not corrected */
+    const double *residual; /* [n_rows][n_cols]: E r x^^T, r what the residual stream lacks
+                               of the unquantized model's; NULL: not added to it */
     mx_method_settings settings;
     mx_team *team;
     const char *name; /* of the matrix, for messages */
@@ -46,6 +50,7 @@ typedef struct mx_method {
     const char *name;
     mx_method_fn quantize; /* NULL: round to nearest, without calibration (rtn.c) */
     mx_refine_fn refine;   /* after all of a layer were quantized; may be NULL */
+    bool corrects;         /* its target makes up for the earlier layers' errors */
     /* Adds the settings that matter to the record in the checkpoint; may be NULL. */
     void (*describe)(const mx_method_settings *settings, json_t *object);
 } mx_method;

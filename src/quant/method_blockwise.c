@@ -318,5 +318,6 @@ const mx_method mx_method_blockwise = {
     .name = "blockwise",
     .quantize = blockwise_start,
     .refine = blockwise_refine,
+    .corrects = true,
     .describe = blockwise_describe,
 };

@@ -12,6 +12,7 @@
 typedef struct search_job {
     const mx_method_problem *problem;
     size_t n_scales;
+    double *target;  /* [n_rows][n_cols]: the weights */
     double *hessian; /* [n_cols][n_cols]: damped */
     uint8_t *plain;  /* [n_rows][n_cols]: codes, one a byte */
     uint8_t *codes, *scales;
@@ -27,6 +28,9 @@ static void round_weights(search_job *job)
         uint8_t *codes = job->codes + row * code_bytes;
         mx_row_encode(problem->quant, w, n, row, codes, job->scales + row * job->n_scales);
         mx_codes_unpack(codes, n, problem->quant->format->bits, job->plain + row * n);
+        for (size_t i = 0; i < n; i++) {
+            job->target[row * n + i] = w[i];
+        }
     }
 }
 
@@ -37,6 +41,7 @@ static mx_status search_run(search_job *job, mx_error *err)
     mx_method_damped(problem, job->hessian);
     const mx_descent_config descent = {
         .problem = problem,
+        .target = job->target,
         .hessian = job->hessian,
         .codes = job->plain,
         .scales = job->scales,
@@ -54,17 +59,19 @@ static mx_status search_quantize(const mx_method_problem *problem, uint8_t *code
     search_job job = {
         .problem = problem,
         .n_scales = mx_row_scale_count(problem->quant, n),
+        .target = malloc(count * sizeof(double)),
         .hessian = malloc(n * n * sizeof(double)),
         .plain = malloc(count),
         .codes = codes,
         .scales = scales,
     };
     mx_status status;
-    if (job.hessian == NULL || job.plain == NULL) {
-        status = mx_error_nomem(err, problem->name, n * n * sizeof(double));
+    if (job.target == NULL || job.hessian == NULL || job.plain == NULL) {
+        status = mx_error_nomem(err, problem->name, (count + n * n) * sizeof(double));
     } else {
         status = search_run(&job, err);
     }
+    free(job.target);
     free(job.hessian);
     free(job.plain);
     return status;

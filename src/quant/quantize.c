@@ -468,12 +468,29 @@ done:
     return status;
 }
 
+static mx_status check_correct(const run *r, mx_error *err)
+{
+    float correct = r->options->correct;
+    if (!(correct >= 0 && correct <= 1)) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "quantize: correct: %g is not in [0, 1]",
+                            (double)correct);
+    }
+    if (correct > 0 && !r->method->corrects) {
+        return mx_error_set(err, MX_ERR_ARGUMENT,
+                            "quantize: correct: method %s makes up for no errors but its own; "
+                            "gptq and blockwise do",
+                            r->method->name);
+    }
+    return MX_OK;
+}
+
 /* Takes the method, and what it needs beside round-to-nearest. */
 static mx_status prepare_method(run *r, const char *out_dir, mx_error *err)
 {
     MX_TRY(
         mx_method_find(r->options->method != NULL ? r->options->method : "rtn", &r->method, err));
     r->stats.method = r->method->name;
+    MX_TRY(check_correct(r, err));
     if (r->method->quantize == NULL) {
         return MX_OK;
     }

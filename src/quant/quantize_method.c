@@ -8,6 +8,7 @@ mx_method_settings mx_quantize_method_settings(const mx_quantize_options *option
     return (mx_method_settings){
         .search_range = options->search_range > 0 ? (int)options->search_range : 1,
         .damp = options->damp > 0 ? (double)options->damp : MX_METHOD_DAMP,
+        .correct = (double)options->correct,
         .passes = MX_METHOD_PASSES,
         .iterations = options->iterations > 0 ? options->iterations : MX_METHOD_ITERATIONS,
     };

@@ -33,6 +33,8 @@ static const char *calib_text(void)
     return path;
 }
 
+static float correct; /* of the runs below; search takes none */
+
 static fixture_run make_run(const char *method, const char *calib, int threads)
 {
     return (fixture_run){.options = {.method = method,
@@ -40,6 +42,7 @@ static fixture_run make_run(const char *method, const char *calib, int threads)
                                      .calib_samples = 6,
                                      .calib_length = 16,
                                      .iterations = 4,
+                                     .correct = correct,
                                      .seed = 7,
                                      .threads = threads}};
 }
@@ -69,6 +72,10 @@ static void test_threads(void **state)
     check_threads("gptq", calib_text());
     check_threads("gptq", NULL);
     check_threads("blockwise", calib_text());
+    correct = 0.5F;
+    check_threads("gptq", calib_text());
+    check_threads("blockwise", calib_text());
+    correct = 0;
 }
 
 /* The record of the method in a checkpoint's contract; new reference. */
@@ -93,6 +100,7 @@ static void test_record(void **state)
     const char *out = fixture_path("record");
     fixture_run run = make_run("gptq", calib_text(), 1);
     run.options.damp = 0.25F;
+    run.options.correct = 0.75F;
     fixture_ok(fixture_quantize(model, out, run, NULL, &err), err);
     json_t *method = read_record(out);
     assert_string_equal(json_string_value(json_object_get(method, "name")), "gptq");
@@ -101,6 +109,7 @@ static void test_record(void **state)
     assert_int_equal(json_integer_value(json_object_get(method, "length")), 16);
     assert_int_equal(json_integer_value(json_object_get(method, "seed")), 7);
     assert_true(json_number_value(json_object_get(method, "damp")) == 0.25);
+    assert_true(json_number_value(json_object_get(method, "correct")) == 0.75);
     json_decref(method);
     fixture_remove(out);
 }
@@ -158,6 +167,10 @@ static void test_resume(void **state)
     (void)state;
     check_resume("gptq");
     check_resume("blockwise");
+    correct = 0.5F;
+    check_resume("gptq");
+    check_resume("blockwise");
+    correct = 0;
 }
 
 static void check_killed(const char *method)
@@ -302,6 +315,9 @@ static void test_texts(void **state)
         run.options.calib_length = 513;
         check_refused(run, MX_ERR_ARGUMENT, "513 tokens, but the model has 512 positions");
         run = make_run(method, NULL, 1);
+        run.options.correct = i == 0 ? 1 : -0.5F; /* search makes up for none */
+        check_refused(run, MX_ERR_ARGUMENT, i == 0 ? "makes up for no errors" : "-0.5 is not in");
+        run.options.correct = 0;
         run.settings = "weights=bf16";
         check_refused(run, MX_ERR_ARGUMENT, "needs weights with shared scales");
     }

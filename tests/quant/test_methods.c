@@ -16,7 +16,8 @@ typedef struct method_case {
     mx_quant quant;
     size_t rows, cols, tokens;
     float weights[MAX_ROWS * MAX_COLS];
-    double hessian[MAX_COLS * MAX_COLS];
+    double hessian[MAX_COLS * MAX_COLS], cross[MAX_COLS * MAX_COLS];
+    double residual[MAX_ROWS * MAX_COLS];
     mx_method_settings settings;
 } method_case;
 
@@ -32,17 +33,18 @@ static double field(const json_t *object, const char *key)
     return json_number_value(json_object_get(object, key));
 }
 
-/* mean over tokens of x[t][i] x[t][j], x the integers of the file over 8: exact. */
-static void read_hessian(method_case *c)
+/* mean over tokens of a[t][i] * b[t][j], the scales of the two applied: exact. */
+static void mean_product(const method_case *c, const char *a, size_t rows, double scale,
+                         double *out)
 {
-    const json_t *x = json_object_get(c->json, "x");
-    for (size_t i = 0; i < c->cols; i++) {
+    const json_t *left = json_object_get(c->json, a), *right = json_object_get(c->json, "x");
+    for (size_t i = 0; i < rows; i++) {
         for (size_t j = 0; j < c->cols; j++) {
             double sum = 0;
             for (size_t t = 0; t < c->tokens; t++) {
-                sum += at(x, t * c->cols + i) * at(x, t * c->cols + j);
+                sum += at(left, t * rows + i) * at(right, t * c->cols + j);
             }
-            c->hessian[i * c->cols + j] = sum / 64 / (double)c->tokens;
+            out[i * c->cols + j] = sum * scale / (double)c->tokens;
         }
     }
 }
@@ -63,12 +65,16 @@ static void read_case(const json_t *json, method_case *c)
     for (size_t i = 0; i < c->rows * c->cols; i++) {
         c->weights[i] = (float)at(json_object_get(json, "weights"), i);
     }
-    read_hessian(c);
-    c->settings = (mx_method_settings){
-        .search_range = 1, .damp = field(json, "damp"), .passes = (int)field(json, "passes")};
+    mean_product(c, "x", c->cols, 1.0 / 64, c->hessian);
+    mean_product(c, "taught", c->cols, 1.0 / 64, c->cross);
+    mean_product(c, "lack", c->rows, 1.0 / 512, c->residual);
+    c->settings = (mx_method_settings){.search_range = 1,
+                                       .damp = field(json, "damp"),
+                                       .correct = field(json, "correct"),
+                                       .passes = (int)field(json, "passes")};
 }
 
-static mx_method_problem make_problem(const method_case *c, mx_team *team)
+static mx_method_problem make_problem(const method_case *c, bool taught, mx_team *team)
 {
     return (mx_method_problem){
         .quant = &c->quant,
@@ -76,6 +82,8 @@ static mx_method_problem make_problem(const method_case *c, mx_team *team)
         .n_cols = c->cols,
         .weights = c->weights,
         .hessian = c->hessian,
+        .cross = taught ? c->cross : NULL,
+        .residual = taught ? c->residual : NULL,
         .settings = c->settings,
         .team = team,
         .name = "w",
@@ -145,7 +153,7 @@ static void for_cases(void (*check)(const method_case *c, mx_team *team))
 static void check_search(const method_case *c, mx_team *team)
 {
     result r;
-    mx_method_problem problem = make_problem(c, team);
+    mx_method_problem problem = make_problem(c, false, team);
     run_method("search", &problem, &r);
     check_result(c, &r, "search");
 }
@@ -159,9 +167,12 @@ static void test_search(void **state)
 static void check_gptq(const method_case *c, mx_team *team)
 {
     result r;
-    mx_method_problem problem = make_problem(c, team);
+    mx_method_problem problem = make_problem(c, false, team);
     run_method("gptq", &problem, &r);
     check_result(c, &r, "gptq");
+    problem = make_problem(c, true, team);
+    run_method("gptq", &problem, &r);
+    check_result(c, &r, "gptq_taught");
 }
 
 static void test_gptq(void **state)
@@ -194,7 +205,7 @@ static void test_dead_inputs(void **state)
     (void)state;
     method_case *c = plain_case(3, 64);
     result search, gptq;
-    mx_method_problem problem = make_problem(c, NULL);
+    mx_method_problem problem = make_problem(c, false, NULL);
     run_method("search", &problem, &search);
     run_method("gptq", &problem, &gptq);
     assert_memory_equal(&search, &gptq, sizeof search);
@@ -227,7 +238,7 @@ static void test_one_token(void **state)
             c->hessian[i * c->cols + j] = cos((double)i) * cos((double)j);
         }
     }
-    mx_method_problem problem = make_problem(c, NULL);
+    mx_method_problem problem = make_problem(c, false, NULL);
     run_method("gptq", &problem, &gptq);
     run_method("gptq", &problem, &again);
     assert_memory_equal(&gptq, &again, sizeof gptq);
@@ -288,7 +299,7 @@ static void test_descent(void **state)
         for (int passes = 0; passes < 4; passes++) {
             result r;
             c->settings.passes = passes;
-            mx_method_problem problem = make_problem(c, NULL);
+            mx_method_problem problem = make_problem(c, false, NULL);
             run_method(methods[m], &problem, &r);
             errors[passes] = row_errors(c, &problem, &r);
         }
@@ -308,7 +319,7 @@ static void test_refused(void **state)
     assert_null(method);
     method_case *c = plain_case(2, 64);
     c->quant.round = MX_ROUND_DITHER;
-    mx_method_problem problem = make_problem(c, NULL);
+    mx_method_problem problem = make_problem(c, false, NULL);
     fixture_ok(mx_method_find("search", &method, &err), err);
     fixture_fails(method->quantize(&problem, r.codes, r.scales, &err), MX_ERR_UNSUPPORTED,
                   "round dither goes with rtn", err);
