@@ -1,12 +1,16 @@
 /*
- * Exact integer product with AVX2. One panel passes over a group of tokens, a run of
+ * Exact integer product with AVX2. Two panels pass over a group of tokens, a run of
  * blocks at a time, whose unpacked weights stay in the first-level cache (the plan of
- * kernel_avx512_int.c); with 16 registers the fp32 accumulators stay there too.
+ * kernel_avx512_int.c); with 16 registers the fp32 accumulators stay there too. Two,
+ * because a tile's lines come from the second or third level for each pass, and
+ * because the table of scales then has the stride of the tiles' slots.
  *
  * 4-bit weights are unsigned with their offset; vpmaddubsw's 16-bit sums run over
  * as many quads as cannot overflow (8, or 4 against int8 activations) before they
  * are widened. So 8 rows x token x block of 32 take 8 vpmaddubsw, 7 vpaddw and
  * vpmaddwd, vpaddd (the seed), vcvtdq2ps, fma: 19 operations for the 16 of the peak.
+ * All of them, and the loads, pass the same few instructions a cycle: 6 tokens at a
+ * time share the weights' loads, and what is left beside is kept small.
  *
  * Byte weights would saturate: they go as |w| times sign(a, w), at most
  * 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as -128),
@@ -24,28 +28,34 @@
 #include <string.h>
 
 enum {
-    GROUP_TILES = 16, /* 256 tokens: accumulators take 16 KiB */
-    RUN_QUADS = 64,   /* unpacked at a time: 4 KiB */
+    GROUP_TILES = 16, /* 256 tokens: accumulators of a panel take 16 KiB */
+    PANELS = 2,       /* at a time */
+    RUN_QUADS = 64,   /* unpacked at a time: 4 KiB a panel */
     RUN_BLOCKS = RUN_QUADS / 2,
     PART_QUADS = 8, /* of a block, at most, between two widenings */
-    STEP = 4,       /* tokens at a time */
+    STEP = 6,       /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
+    SMALL = 4,      /* "few tokens" */
     SCALES = 256,
 };
 
 typedef struct sweep {
     const mx_int_layout *layout;
     __m256i nibbles; /* code -> value + offset, in both halves */
-    const uint8_t *panel;
+    const uint8_t *panels;
+    size_t n_panels;
     const uint8_t *tiles;
     size_t n_tokens, n_tiles;
-    bool plain;        /* mx_layout_is_plain */
+    float *out; /* of the first token and row */
+    size_t out_stride, n_rows;
+    bool plain;        /* mx_layout_is_plain, all panels */
     size_t part_quads; /* at most PART_QUADS; nibbles: what 16-bit sums hold */
-    /* Scratch. The table holds exponents e where the data is not plain, else 2^e. */
-    float table[SCALES][16] __attribute__((aligned(64)));
-    float acc[GROUP_TILES * 16][16] __attribute__((aligned(64)));
-    int32_t dots[GROUP_TILES * 16][16] __attribute__((aligned(64)));
+    /* Scratch. The table holds exponents e where the data is not plain, else 2^e; an
+     * entry is as long as tiles' slots assume, MX_SLOT_BYTES. */
+    float table[SCALES][PANELS][16] __attribute__((aligned(64)));
+    float acc[PANELS][GROUP_TILES * 16][16] __attribute__((aligned(64)));
+    int32_t dots[PANELS][GROUP_TILES * 16][16] __attribute__((aligned(64)));
     /* Of one run. Nibbles: value + offset. Bytes: values, then magnitudes. */
-    uint8_t weights[2][RUN_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
+    uint8_t weights[PANELS][2][RUN_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
 } sweep;
 
 /* Whole blocks of one length, or a part of a long one. */
@@ -53,7 +63,8 @@ typedef struct run {
     size_t block, n_blocks;
     size_t first_quad, n_quads;     /* in the row; of each block */
     bool begins, ends;              /* false: the block's dots come from, rest in scratch */
-    const char *tables[RUN_BLOCKS]; /* plus half a token's slot: its scale's entry */
+    bool last;                      /* of the row: sums are done */
+    const char *tables[RUN_BLOCKS]; /* plus a token's slot: its scale's entry */
 } run;
 
 static __m256i nibble_table(const mx_int_layout *layout, const mx_format *format)
@@ -124,14 +135,15 @@ MX_TEMPLATE __m256 power_of_two(__m256i e)
     return _mm256_castsi256_ps(_mm256_blendv_epi8(subnormal, normal, is_normal));
 }
 
-/* 2^e, or e, of 16 rows for scale bytes low .. high of the tokens. */
-static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high, float *entry)
+/* 2^e, or e, of a panel's rows for scale bytes low .. high of the tokens. */
+static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high, size_t panel,
+                       float (*entries)[PANELS][16])
 {
-    const uint8_t *scales = s->panel + s->layout->panel_scales + block * 16;
+    const uint8_t *scales = s->panels + panel * s->layout->panel_bytes + s->layout->panel_scales;
     __m256i bias = _mm256_set1_epi32(2 * MX_E8M0_BIAS + s->layout->pair.shift);
     __m256 nan = _mm256_set1_ps(NAN);
-    for (size_t half = 0; half < 2; half++, entry += 8) {
-        const __m128i *bytes = (const __m128i *)(const void *)(scales + 8 * half);
+    for (size_t half = 0; half < 16; half += 8) {
+        const __m128i *bytes = (const __m128i *)(const void *)(scales + block * 16 + half);
         __m256i w = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes));
         __m256 w_nan = _mm256_castsi256_ps(_mm256_cmpeq_epi32(w, _mm256_set1_epi32(MX_E8M0_NAN)));
         w = _mm256_sub_epi32(w, bias);
@@ -140,7 +152,7 @@ static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high
             __m256 value =
                 s->plain ? power_of_two(e) : _mm256_blendv_ps(_mm256_cvtepi32_ps(e), nan, w_nan);
             /* The entry of a NaN token is NaN even where the data is plain. */
-            _mm256_store_ps(entry + (a - low) * 16, a == MX_E8M0_NAN ? nan : value);
+            _mm256_store_ps(entries[a - low][panel] + half, a == MX_E8M0_NAN ? nan : value);
         }
     }
 }
@@ -157,7 +169,9 @@ static void run_tables(sweep *s, run *r)
             r->n_blocks = b;
             return;
         }
-        table_fill(s, r->block + b, low, high, s->table[used]);
+        for (size_t panel = 0; panel < s->n_panels; panel++) {
+            table_fill(s, r->block + b, low, high, panel, s->table + used);
+        }
         const char *entries = (const char *)s->table[used];
         r->tables[b] = entries - (size_t)low * sizeof s->table[0];
         used += n;
@@ -186,12 +200,29 @@ MX_TEMPLATE __m256i opaque(__m256i value)
 typedef struct step {
     const uint8_t *weights;
     const uint8_t *seeds, *slots, *quads; /* of the step's first token */
+    const char *const *tables;            /* of the run's blocks */
+    size_t panel_at;                      /* of the panel in an entry of the table */
     float *acc;                           /* [n_tokens][16] */
     int32_t *dots;                        /* [n_tokens][16] */
-    /* A quarter of the block's lines in the next tile, which this step prefetches;
-     * prefetching beyond the last tile does nothing. */
-    const uint8_t *next_quads, *next_lane;
+    /* From quads and seeds to what the step prefetches for the next tile: a third of
+     * its lines. Prefetching beyond the last tile does nothing. */
+    size_t next_quads, next_lane;
 } step;
+
+/* sum += products of 16 rows of a quad with one token's 4 bytes. In assembly since
+ * compilers order these so that more values live than there are registers. */
+MX_TEMPLATE void quad_add(__m256i low, __m256i high, const uint8_t *token, __m256i sum[2])
+{
+    const int32_t *bytes = (const int32_t *)(const void *)token;
+    __m256i x, y;
+    __asm__("vpbroadcastd %[bytes], %[y]\n\t"
+            "vpmaddubsw %[y], %[low], %[x]\n\t"
+            "vpmaddubsw %[y], %[high], %[y]\n\t"
+            "vpaddw %[x], %[sum0], %[sum0]\n\t"
+            "vpaddw %[y], %[sum1], %[sum1]"
+            : [sum0] "+x"(sum[0]), [sum1] "+x"(sum[1]), [x] "=&x"(x), [y] "=&x"(y)
+            : [bytes] "m"(*bytes), [low] "x"(low), [high] "x"(high));
+}
 
 /* One quad of 4-bit weights, in 16 bits; the first one begins the sums. */
 MX_TEMPLATE void quad_nibbles(step at, size_t q, int n_tokens, __m256i sum[STEP][2])
@@ -200,10 +231,14 @@ MX_TEMPLATE void quad_nibbles(step at, size_t q, int n_tokens, __m256i sum[STEP]
     __m256i high = load_i(at.weights + q * MX_QUAD_BYTES + 32);
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
-        __m256i value = broadcast_u32(at.quads + q * MX_QUAD_BYTES + t * 4);
-        __m256i x = _mm256_maddubs_epi16(low, value), y = _mm256_maddubs_epi16(high, value);
-        sum[t][0] = q == 0 ? x : opaque(_mm256_add_epi16(sum[t][0], x));
-        sum[t][1] = q == 0 ? y : opaque(_mm256_add_epi16(sum[t][1], y));
+        const uint8_t *token = at.quads + q * MX_QUAD_BYTES + t * 4;
+        if (q == 0) {
+            __m256i value = broadcast_u32(token);
+            sum[t][0] = opaque(_mm256_maddubs_epi16(low, value));
+            sum[t][1] = opaque(_mm256_maddubs_epi16(high, value));
+        } else {
+            quad_add(low, high, token, sum[t]);
+        }
     }
 }
 
@@ -259,12 +294,12 @@ MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, bool nibbles,
 
 /* Dots of one block, or a part of it, onto the accumulators or to rest. */
 MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens, bool nibbles,
-                          bool plain, __m256i sum[STEP][2])
+                          bool plain, bool whole, __m256i sum[STEP][2])
 {
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         __m256i low = sum[t][0], high = sum[t][1];
-        if (!r->begins) {
+        if (!whole && !r->begins) {
             low = _mm256_add_epi32(low, load_i(at.dots + t * 16));
             high = _mm256_add_epi32(high, load_i(at.dots + t * 16 + 8));
         } else if (nibbles) { /* byte weights have no offset here */
@@ -272,10 +307,10 @@ MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens
             low = _mm256_add_epi32(low, seed);
             high = _mm256_add_epi32(high, seed);
         }
-        if (r->ends) {
+        if (whole || r->ends) {
             uint32_t slot;
             memcpy(&slot, at.slots + t * 4, sizeof slot);
-            const char *entry = table + slot / 2; /* 16 rows, not 32 */
+            const char *entry = table + slot;
             acc_add(low, high, (const float *)(const void *)entry, at.acc + t * 16, plain);
         } else {
             store_i(at.dots + t * 16, low);
@@ -285,71 +320,119 @@ MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens
 }
 
 /* 16 rows and n_tokens tokens over one run. */
-MX_TEMPLATE void step_run(const run *r, step at, size_t n_quads, int n_tokens, bool nibbles,
-                          bool plain)
+MX_TEMPLATE void step_run(const run *r, step at, int n_tokens, bool nibbles, bool plain, bool whole)
 {
+    size_t n_quads = whole ? 8 : r->n_quads;
     for (size_t b = 0; b < r->n_blocks; b++) {
         __m256i sum[STEP][2];
-        if (n_tokens == STEP) {
-            _mm_prefetch((const char *)at.next_quads, _MM_HINT_T0);
-            _mm_prefetch((const char *)at.next_quads + 64, _MM_HINT_T0);
-            _mm_prefetch((const char *)at.next_lane, _MM_HINT_T0);
+        /* Or the compiler would keep accumulators from block to block, on the stack. */
+        __asm__("" : "+r"(at.acc));
+        if (n_tokens > 1) {
+            const char *next = (const char *)at.quads + at.next_quads;
+            _mm_prefetch(next, _MM_HINT_T0);
+            _mm_prefetch(next + 64, _MM_HINT_T0);
+            _mm_prefetch(next + 128, _MM_HINT_T0);
+            _mm_prefetch((const char *)at.seeds + at.next_lane, _MM_HINT_T0);
         }
         quads_dots(at, n_quads, n_tokens, nibbles, sum);
-        step_add(r, at, r->tables[b], n_tokens, nibbles, plain, sum);
+        step_add(r, at, at.tables[b] + at.panel_at, n_tokens, nibbles, plain, whole, sum);
         at.weights += n_quads * MX_QUAD_BYTES;
         at.seeds += 64;
         at.slots += 64;
         at.quads += n_quads * MX_QUAD_BYTES;
-        at.next_quads += n_quads * MX_QUAD_BYTES;
-        at.next_lane += 64;
+    }
+}
+
+/* The step for some of the `left` tokens of a tile; returns their number. */
+MX_TEMPLATE size_t step_tokens(const run *r, step at, size_t left, bool nibbles, bool plain,
+                               bool whole)
+{
+    size_t n_steps = (left + STEP - 1) / STEP, n_tokens = (left + n_steps - 1) / n_steps;
+    if (whole && n_tokens == 6) {
+        step_run(r, at, 6, nibbles, plain, whole);
+    } else if (whole && n_tokens == 5) {
+        step_run(r, at, 5, nibbles, plain, whole);
+    } else if (n_tokens >= 4) {
+        step_run(r, at, n_tokens = 4, nibbles, plain, whole);
+    } else {
+        step_run(r, at, n_tokens = 1, nibbles, plain, whole);
+    }
+    return n_tokens;
+}
+
+/* Finished sums of n_tokens tokens and one panel. */
+static void sums_store(const sweep *s, size_t panel, size_t token, size_t n_tokens)
+{
+    float *out = s->out + token * s->out_stride + panel * 16;
+    size_t n_rows = mx_min_size(s->n_rows - panel * 16, 16);
+    for (size_t t = 0; t < n_tokens; t++, out += s->out_stride) {
+        if (n_rows == 16) { /* masked stores take many cycles on some processors */
+            lanes_store(out, lanes_load(s->acc[panel][token + t]));
+        } else {
+            lanes_store_part(out, lanes_load(s->acc[panel][token + t]), n_rows);
+        }
+    }
+}
+
+/* One run of a panel over a tile, from `first`, its first token in the group, on. */
+MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, bool nibbles,
+                            bool plain, bool whole)
+{
+    const mx_int_layout *layout = s->layout;
+    const uint8_t *tile = s->tiles + first / 16 * layout->tile_bytes;
+    size_t n_tokens = mx_min_size(s->n_tokens - first, 16), n;
+    for (size_t t = 0; t < n_tokens; t += n) {
+        size_t third = t / 5; /* of 6, 5, 5 tokens */
+        step at = {
+            .weights = s->weights[panel][0][0],
+            .seeds = tile + layout->tile_seeds + r->block * 64 + t * 4,
+            .slots = tile + layout->tile_slots + r->block * 64 + t * 4,
+            .quads = tile + layout->tile_codes + r->first_quad * MX_QUAD_BYTES + t * 4,
+            .tables = r->tables,
+            .panel_at = panel * sizeof s->table[0][0],
+            .acc = s->acc[panel][first + t],
+            .dots = s->dots[panel][first + t],
+            .next_quads = layout->tile_bytes + third * 3 * MX_QUAD_BYTES,
+            .next_lane =
+                layout->tile_bytes + (third % 2 == 0 ? 0 : layout->tile_slots - layout->tile_seeds),
+        };
+        n = step_tokens(r, at, n_tokens - t, nibbles, plain, whole);
+    }
+    /* Here rather than when all is done: the stores' misses hide behind the next tile. */
+    if (r->last) {
+        sums_store(s, panel, first, n_tokens);
     }
 }
 
 /* One run over all tokens of the group; the literal arguments make the copies. */
-MX_TEMPLATE void run_sweep(sweep *s, const run *r, size_t n_quads, bool nibbles, bool plain)
+MX_TEMPLATE void run_sweep(sweep *s, const run *r, bool nibbles, bool plain, bool whole)
 {
-    const mx_int_layout *layout = s->layout;
-    size_t token = 0, n_tokens;
-    for (; token < s->n_tokens; token += n_tokens) {
-        const uint8_t *tile = s->tiles + token / 16 * layout->tile_bytes + token % 16 * 4;
-        step at = {
-            .weights = s->weights[0][0],
-            .seeds = tile + layout->tile_seeds + r->block * 64,
-            .slots = tile + layout->tile_slots + r->block * 64,
-            .quads = tile + layout->tile_codes + r->first_quad * MX_QUAD_BYTES,
-            .acc = s->acc[token],
-            .dots = s->dots[token],
-        };
-        size_t quarter = token % 16 / STEP;
-        at.next_quads = at.quads + layout->tile_bytes + quarter * 2 * MX_QUAD_BYTES;
-        at.next_lane = (quarter % 2 == 0 ? at.seeds : at.slots) + layout->tile_bytes;
-        if (s->n_tokens - token >= STEP) {
-            n_tokens = STEP;
-            step_run(r, at, n_quads, STEP, nibbles, plain);
-        } else {
-            n_tokens = 1;
-            step_run(r, at, n_quads, 1, nibbles, plain);
+    for (size_t token = 0; token < s->n_tokens; token += 16) {
+        for (size_t panel = 0; panel < s->n_panels; panel++) {
+            tile_sweep(s, r, panel, token, nibbles, plain, whole);
         }
     }
 }
 
 static void run_sweep_any(sweep *s, const run *r)
 {
-    size_t n = r->n_quads;
-    if (s->layout->nibbles && s->plain) {
-        n == 8 ? run_sweep(s, r, 8, true, true) : run_sweep(s, r, n, true, true);
+    bool whole = s->plain && r->begins && r->ends && r->n_quads == 8;
+    if (s->layout->nibbles && whole) {
+        run_sweep(s, r, true, true, true);
     } else if (s->layout->nibbles) {
-        run_sweep(s, r, n, true, false);
+        s->plain ? run_sweep(s, r, true, true, false) : run_sweep(s, r, true, false, false);
+    } else if (whole) {
+        run_sweep(s, r, false, true, true);
     } else {
-        s->plain ? run_sweep(s, r, n, false, true) : run_sweep(s, r, n, false, false);
+        s->plain ? run_sweep(s, r, false, true, false) : run_sweep(s, r, false, false, false);
     }
 }
 
-/* The run's weights to scratch. */
-static void run_unpack(sweep *s, const run *r)
+/* The run's weights of a panel to scratch. */
+static void panel_unpack(sweep *s, const run *r, size_t panel)
 {
-    const uint8_t *codes = s->panel + s->layout->panel_codes;
+    const uint8_t *codes = s->panels + panel * s->layout->panel_bytes + s->layout->panel_codes;
+    uint8_t(*weights)[RUN_QUADS][MX_QUAD_BYTES] = s->weights[panel];
     __m256i low = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
     size_t n_quads = r->n_blocks * r->n_quads;
     for (size_t q = 0; q < n_quads; q++) {
@@ -362,15 +445,24 @@ static void run_unpack(sweep *s, const run *r)
                 __m256i x = load_i(codes + quad / 2 * MX_QUAD_BYTES + half);
                 x = quad % 2 == 0 ? x : _mm256_srli_epi16(x, 4);
                 x = _mm256_shuffle_epi8(s->nibbles, _mm256_and_si256(x, low));
-                store_i(s->weights[0][q] + half, x);
+                store_i(weights[0][q] + half, x);
             } else {
                 __m256i x = load_i(codes + quad * MX_QUAD_BYTES + half);
                 x = _mm256_xor_si256(x, sign); /* value + 128 to value */
-                store_i(s->weights[0][q] + half, x);
-                store_i(s->weights[1][q] + half, _mm256_abs_epi8(x));
+                store_i(weights[0][q] + half, x);
+                store_i(weights[1][q] + half, _mm256_abs_epi8(x));
             }
         }
     }
+}
+
+/* One run of all panels and tokens. */
+static void run_all(sweep *s, const run *r)
+{
+    for (size_t panel = 0; panel < s->n_panels; panel++) {
+        panel_unpack(s, r, panel);
+    }
+    run_sweep_any(s, r);
 }
 
 /* Whole blocks from `block` on; returns the block after the run. */
@@ -387,8 +479,8 @@ static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
         .ends = true,
     };
     run_tables(s, &r);
-    run_unpack(s, &r);
-    run_sweep_any(s, &r);
+    r.last = block + r.n_blocks == pair->n_blocks;
+    run_all(s, &r);
     return block + r.n_blocks;
 }
 
@@ -402,8 +494,8 @@ static void sweep_parts(sweep *s, size_t block, size_t n_quads)
         r.n_quads = mx_min_size(n_quads - q, s->part_quads);
         r.begins = q == 0;
         r.ends = n_quads - q <= s->part_quads;
-        run_unpack(s, &r);
-        run_sweep_any(s, &r);
+        r.last = r.ends && block + 1 == s->layout->pair.n_blocks;
+        run_all(s, &r);
     }
 }
 
@@ -436,37 +528,49 @@ static size_t safe_quads(const mx_block_product *product, const mx_int_layout *l
     return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PART_QUADS) / 2 * 2;
 }
 
+static bool panels_plain(const sweep *s)
+{
+    bool plain = true;
+    for (size_t panel = 0; panel < s->n_panels; panel++) {
+        plain = plain && mx_layout_is_plain(s->layout, s->panels + panel * s->layout->panel_bytes,
+                                            s->tiles, s->n_tiles);
+    }
+    return plain;
+}
+
+/* n_panels panels, PANELS at most, and a group of tiles. */
 static void product_sweep(const mx_block_product *product, const mx_int_layout *layout,
-                          size_t panel, size_t first_tile)
+                          size_t panel, size_t n_panels, size_t first_tile)
 {
     size_t token = first_tile * 16;
     sweep s;
     s.layout = layout;
-    s.panel = product->panels + panel * layout->panel_bytes;
+    s.panels = product->panels + panel * layout->panel_bytes;
+    s.n_panels = n_panels;
     s.tiles = product->tiles + first_tile * layout->tile_bytes;
     s.n_tokens = mx_min_size(product->n_tokens - token, GROUP_TILES * 16);
     s.n_tiles = (s.n_tokens + 15) / 16;
-    s.plain = mx_layout_is_plain(layout, s.panel, s.tiles, s.n_tiles);
+    s.out = product->out + token * product->out_stride + panel * 16;
+    s.out_stride = product->out_stride;
+    s.n_rows = product->n_rows - panel * 16;
+    s.plain = panels_plain(&s);
     s.nibbles = _mm256_setzero_si256();
     s.part_quads = PART_QUADS;
     if (layout->nibbles) {
         s.nibbles = nibble_table(layout, product->weights->format);
         s.part_quads = safe_quads(product, layout);
     }
-    memset(s.acc, 0, s.n_tokens * sizeof s.acc[0]);
-    sweep_all(&s);
-    size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
-    for (size_t t = 0; t < s.n_tokens; t++) {
-        lanes_store_part(product->out + (token + t) * product->out_stride + panel * 16,
-                         lanes_load(s.acc[t]), n_rows);
+    for (size_t i = 0; i < n_panels; i++) {
+        memset(s.acc[i], 0, s.n_tokens * sizeof s.acc[i][0]);
     }
+    sweep_all(&s);
 }
 
 /* ---- few tokens ------------------------------------------------------------ */
 
 /* Two quads of 4-bit weights, 8 rows (a half) each: sum += over n_tokens. */
 MX_TEMPLATE void small_octet(__m256i codes, __m256i table, const uint8_t *a, int half, int n_tokens,
-                             __m256i sum[STEP][2])
+                             __m256i sum[SMALL][2])
 {
     __m256i mask = _mm256_set1_epi8(15);
     __m256i first = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, mask));
@@ -482,13 +586,13 @@ MX_TEMPLATE void small_octet(__m256i codes, __m256i table, const uint8_t *a, int
 
 /* One block of 32 of a plain panel, unpacked in registers; `tile` at its base. */
 MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, const uint8_t *tile,
-                             size_t block, __m256i table, int n_tokens, lanes acc[STEP])
+                             size_t block, __m256i table, int n_tokens, lanes acc[SMALL])
 {
     const uint8_t *codes = panel + layout->panel_codes + block * 4 * MX_QUAD_BYTES;
     const uint8_t *a = tile + layout->tile_codes + block * 8 * MX_QUAD_BYTES;
     const uint8_t *scales = panel + layout->panel_scales + block * 16;
     const uint8_t *lane = tile + block * 64;
-    __m256i sum[STEP][2], ones = _mm256_set1_epi16(1);
+    __m256i sum[SMALL][2], ones = _mm256_set1_epi16(1);
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         sum[t][0] = sum[t][1] = _mm256_setzero_si256();
@@ -521,7 +625,7 @@ MX_TEMPLATE void small_panel(const mx_block_product *product, const mx_int_layou
 {
     const uint8_t *codes = product->panels + panel * layout->panel_bytes;
     __m256i table = nibble_table(layout, product->weights->format);
-    lanes acc[STEP];
+    lanes acc[SMALL];
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         acc[t] = lanes_set(0);
@@ -540,7 +644,7 @@ MX_TEMPLATE void small_panel(const mx_block_product *product, const mx_int_layou
 /* True where small_panel serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
 static bool small_fits(const mx_block_product *product, const mx_int_layout *layout)
 {
-    return product->n_tokens <= STEP && layout->nibbles && layout->pair.block == 32 &&
+    return product->n_tokens <= SMALL && layout->nibbles && layout->pair.block == 32 &&
            product->k % 32 == 0 && safe_quads(product, layout) == 8;
 }
 
@@ -563,19 +667,28 @@ static void product_small(const mx_block_product *product, const mx_int_layout *
     }
 }
 
+/* One panel of few tokens; false: it is one for product_sweep. */
+static bool small_try(const mx_block_product *product, const mx_int_layout *layout, size_t panel)
+{
+    const uint8_t *at = product->panels + panel * layout->panel_bytes;
+    bool fits = small_fits(product, layout) && mx_layout_is_plain(layout, at, product->tiles, 1);
+    if (fits) {
+        product_small(product, layout, panel);
+    }
+    return fits;
+}
+
 void mx_avx2_int_product(const mx_block_product *product)
 {
     mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     size_t n_tiles = (product->n_tokens + 15) / 16;
-    bool small = small_fits(product, &layout);
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
-        for (size_t panel = 0; panel < n_panels; panel++) {
-            const uint8_t *at = product->panels + panel * layout.panel_bytes;
-            if (small && mx_layout_is_plain(&layout, at, product->tiles, 1)) {
-                product_small(product, &layout, panel);
-            } else {
-                product_sweep(product, &layout, panel, tile);
+        for (size_t panel = 0, n; panel < n_panels; panel += n) {
+            n = 1;
+            if (!small_try(product, &layout, panel)) {
+                n = mx_min_size(n_panels - panel, PANELS);
+                product_sweep(product, &layout, panel, n, tile);
             }
         }
     }
