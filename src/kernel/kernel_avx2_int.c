@@ -32,9 +32,10 @@ enum {
     PANELS = 2,       /* at a time */
     RUN_QUADS = 64,   /* unpacked at a time: 4 KiB a panel */
     RUN_BLOCKS = RUN_QUADS / 2,
-    PART_QUADS = 8, /* of a block, at most, between two widenings */
-    STEP = 6,       /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
-    SMALL = 4,      /* "few tokens" */
+    RUN_AHEAD = RUN_QUADS / 8, /* blocks of a run of the common length */
+    PART_QUADS = 8,            /* of a block, at most, between two widenings */
+    STEP = 6,                  /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
+    SMALL = 4,                 /* "few tokens" */
     SCALES = 256,
 };
 
@@ -142,6 +143,7 @@ static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high
     const uint8_t *scales = s->panels + panel * s->layout->panel_bytes + s->layout->panel_scales;
     __m256i bias = _mm256_set1_epi32(2 * MX_E8M0_BIAS + s->layout->pair.shift);
     __m256 nan = _mm256_set1_ps(NAN);
+    _mm_prefetch((const char *)scales + (block + RUN_AHEAD) * 16, _MM_HINT_T0);
     for (size_t half = 0; half < 16; half += 8) {
         const __m128i *bytes = (const __m128i *)(const void *)(scales + block * 16 + half);
         __m256i w = _mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes));
@@ -178,11 +180,26 @@ static void run_tables(sweep *s, run *r)
     }
 }
 
+/* Entries of one block's scales, as two addresses: with one the compiler would add
+ * each token's slot to it instead of taking it as an index. */
+typedef struct entries {
+    const char *low, *high; /* rows 0 .. 7, 8 .. 15 */
+} entries;
+
+MX_TEMPLATE entries entries_make(const char *low)
+{
+    entries at = {low, low + 32};
+    __asm__("" : "+r"(at.high));
+    return at;
+}
+
 /* One row of accumulators at a finished dot. */
-MX_TEMPLATE void acc_add(__m256i low, __m256i high, const float *entry, float *acc, bool plain)
+MX_TEMPLATE void acc_add(__m256i low, __m256i high, entries at, size_t slot, float *acc, bool plain)
 {
     lanes value = {_mm256_cvtepi32_ps(low), _mm256_cvtepi32_ps(high)};
-    lanes factor = lanes_load(entry), sum = lanes_load(acc);
+    lanes factor = {_mm256_load_ps((const float *)(const void *)(at.low + slot)),
+                    _mm256_load_ps((const float *)(const void *)(at.high + slot))};
+    lanes sum = lanes_load(acc);
     sum = plain ? lanes_fma(value, factor, sum) : lanes_add(sum, scale_any(value, factor));
     lanes_store(acc, sum);
 }
@@ -204,9 +221,6 @@ typedef struct step {
     size_t panel_at;                      /* of the panel in an entry of the table */
     float *acc;                           /* [n_tokens][16] */
     int32_t *dots;                        /* [n_tokens][16] */
-    /* From quads and seeds to what the step prefetches for the next tile: a third of
-     * its lines. Prefetching beyond the last tile does nothing. */
-    size_t next_quads, next_lane;
 } step;
 
 /* sum += products of 16 rows of a quad with one token's 4 bytes. In assembly since
@@ -293,7 +307,7 @@ MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, bool nibbles,
 }
 
 /* Dots of one block, or a part of it, onto the accumulators or to rest. */
-MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens, bool nibbles,
+MX_TEMPLATE void step_add(const run *r, step at, entries table, int n_tokens, bool nibbles,
                           bool plain, bool whole, __m256i sum[STEP][2])
 {
     MX_UNROLL
@@ -310,8 +324,7 @@ MX_TEMPLATE void step_add(const run *r, step at, const char *table, int n_tokens
         if (whole || r->ends) {
             uint32_t slot;
             memcpy(&slot, at.slots + t * 4, sizeof slot);
-            const char *entry = table + slot;
-            acc_add(low, high, (const float *)(const void *)entry, at.acc + t * 16, plain);
+            acc_add(low, high, table, slot, at.acc + t * 16, plain);
         } else {
             store_i(at.dots + t * 16, low);
             store_i(at.dots + t * 16 + 8, high);
@@ -327,15 +340,9 @@ MX_TEMPLATE void step_run(const run *r, step at, int n_tokens, bool nibbles, boo
         __m256i sum[STEP][2];
         /* Or the compiler would keep accumulators from block to block, on the stack. */
         __asm__("" : "+r"(at.acc));
-        if (n_tokens > 1) {
-            const char *next = (const char *)at.quads + at.next_quads;
-            _mm_prefetch(next, _MM_HINT_T0);
-            _mm_prefetch(next + 64, _MM_HINT_T0);
-            _mm_prefetch(next + 128, _MM_HINT_T0);
-            _mm_prefetch((const char *)at.seeds + at.next_lane, _MM_HINT_T0);
-        }
         quads_dots(at, n_quads, n_tokens, nibbles, sum);
-        step_add(r, at, at.tables[b] + at.panel_at, n_tokens, nibbles, plain, whole, sum);
+        step_add(r, at, entries_make(at.tables[b] + at.panel_at), n_tokens, nibbles, plain, whole,
+                 sum);
         at.weights += n_quads * MX_QUAD_BYTES;
         at.seeds += 64;
         at.slots += 64;
@@ -382,7 +389,6 @@ MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, 
     const uint8_t *tile = s->tiles + first / 16 * layout->tile_bytes;
     size_t n_tokens = mx_min_size(s->n_tokens - first, 16), n;
     for (size_t t = 0; t < n_tokens; t += n) {
-        size_t third = t / 5; /* of 6, 5, 5 tokens */
         step at = {
             .weights = s->weights[panel][0][0],
             .seeds = tile + layout->tile_seeds + r->block * 64 + t * 4,
@@ -392,9 +398,6 @@ MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, 
             .panel_at = panel * sizeof s->table[0][0],
             .acc = s->acc[panel][first + t],
             .dots = s->dots[panel][first + t],
-            .next_quads = layout->tile_bytes + third * 3 * MX_QUAD_BYTES,
-            .next_lane =
-                layout->tile_bytes + (third % 2 == 0 ? 0 : layout->tile_slots - layout->tile_seeds),
         };
         n = step_tokens(r, at, n_tokens - t, nibbles, plain, whole);
     }
@@ -428,31 +431,46 @@ static void run_sweep_any(sweep *s, const run *r)
     }
 }
 
+static void unpack_nibbles(__m256i table, const uint8_t *codes, size_t n_quads,
+                           uint8_t (*weights)[MX_QUAD_BYTES])
+{
+    __m256i mask = _mm256_set1_epi8(15);
+    for (size_t q = 0; q < n_quads; q += 2, codes += MX_QUAD_BYTES) {
+        /* The next run's codes follow. */
+        _mm_prefetch((const char *)codes + n_quads / 2 * MX_QUAD_BYTES, _MM_HINT_T0);
+        for (size_t half = 0; half < 64; half += 32) {
+            __m256i x = load_i(codes + half), y = _mm256_srli_epi16(x, 4);
+            store_i(weights[q] + half, _mm256_shuffle_epi8(table, _mm256_and_si256(x, mask)));
+            store_i(weights[q + 1] + half, _mm256_shuffle_epi8(table, _mm256_and_si256(y, mask)));
+        }
+    }
+}
+
+static void unpack_bytes(const uint8_t *codes, size_t n_quads, uint8_t (*values)[MX_QUAD_BYTES],
+                         uint8_t (*magnitudes)[MX_QUAD_BYTES])
+{
+    __m256i sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
+    for (size_t q = 0; q < n_quads; q++, codes += MX_QUAD_BYTES) {
+        _mm_prefetch((const char *)codes + n_quads * MX_QUAD_BYTES, _MM_HINT_T0);
+        for (size_t half = 0; half < 64; half += 32) {
+            __m256i x = _mm256_xor_si256(load_i(codes + half), sign); /* value + 128 to value */
+            store_i(values[q] + half, x);
+            store_i(magnitudes[q] + half, _mm256_abs_epi8(x));
+        }
+    }
+}
+
 /* The run's weights of a panel to scratch. */
 static void panel_unpack(sweep *s, const run *r, size_t panel)
 {
     const uint8_t *codes = s->panels + panel * s->layout->panel_bytes + s->layout->panel_codes;
-    uint8_t(*weights)[RUN_QUADS][MX_QUAD_BYTES] = s->weights[panel];
-    __m256i low = _mm256_set1_epi8(15), sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
     size_t n_quads = r->n_blocks * r->n_quads;
-    for (size_t q = 0; q < n_quads; q++) {
-        size_t quad = r->first_quad + q;
-        /* The next run's codes follow. */
-        size_t next = s->layout->nibbles ? (quad + n_quads) / 2 : quad + n_quads;
-        _mm_prefetch((const char *)codes + next * MX_QUAD_BYTES, _MM_HINT_T0);
-        for (size_t half = 0; half < 64; half += 32) {
-            if (s->layout->nibbles) {
-                __m256i x = load_i(codes + quad / 2 * MX_QUAD_BYTES + half);
-                x = quad % 2 == 0 ? x : _mm256_srli_epi16(x, 4);
-                x = _mm256_shuffle_epi8(s->nibbles, _mm256_and_si256(x, low));
-                store_i(weights[0][q] + half, x);
-            } else {
-                __m256i x = load_i(codes + quad * MX_QUAD_BYTES + half);
-                x = _mm256_xor_si256(x, sign); /* value + 128 to value */
-                store_i(weights[0][q] + half, x);
-                store_i(weights[1][q] + half, _mm256_abs_epi8(x));
-            }
-        }
+    if (s->layout->nibbles) { /* quads come in pairs: octets */
+        codes += r->first_quad / 2 * MX_QUAD_BYTES;
+        unpack_nibbles(s->nibbles, codes, n_quads, s->weights[panel][0]);
+    } else {
+        codes += r->first_quad * MX_QUAD_BYTES;
+        unpack_bytes(codes, n_quads, s->weights[panel][0], s->weights[panel][1]);
     }
 }
 
