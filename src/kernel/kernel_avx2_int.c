@@ -36,6 +36,7 @@ enum {
     PART_QUADS = 8,            /* of a block, at most, between two widenings */
     STEP = 6,                  /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
     SMALL = 4,                 /* "few tokens" */
+    SMALL_AHEAD = 2048,        /* bytes of codes */
     SCALES = 256,
 };
 
@@ -610,6 +611,11 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, 
     const uint8_t *a = tile + layout->tile_codes + block * 8 * MX_QUAD_BYTES;
     const uint8_t *scales = panel + layout->panel_scales + block * 16;
     const uint8_t *lane = tile + block * 64;
+    /* The processor's own prefetching stops at each page, and begins anew slowly. */
+    MX_UNROLL
+    for (size_t o = 0; o < 4; o++) {
+        _mm_prefetch((const char *)codes + SMALL_AHEAD + o * MX_QUAD_BYTES, _MM_HINT_T0);
+    }
     __m256i sum[SMALL][2], ones = _mm256_set1_epi16(1);
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
