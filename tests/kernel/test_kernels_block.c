@@ -519,6 +519,23 @@ static void test_long(void **state)
     }
 }
 
+/* Every number of tokens that a last tile may have, beside odd and even numbers of
+ * panels: kernels split both unevenly. */
+static void test_last_tile(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    dice d = {.seed = 9};
+    static const char *const pairs[][2] = {{"fp4_e2m1", "fp6_e2m3"}, {"int8", "int8"}};
+    for (size_t i = 0; i < MX_COUNT(pairs) * 16; i++) {
+        mx_quant w = quant_make(pairs[i / 16][0], 32), a = quant_make(pairs[i / 16][1], 32);
+        problem p = problem_make(&w, &a, 288, i % 2 ? 33 : 60, 17 + i % 16);
+        problem_fill(&p, &d, DATA_NORMAL, DATA_WIDE);
+        problem_compare(&p, &all);
+        problem_free(&p);
+    }
+}
+
 /* A token's result does not depend on its neighbours. */
 static void test_batch(void **state)
 {
@@ -581,7 +598,7 @@ int main(void)
         cmocka_unit_test(test_shapes),        cmocka_unit_test(test_pairs),
         cmocka_unit_test(test_long),          cmocka_unit_test(test_batch),
         cmocka_unit_test(test_range_ends),    cmocka_unit_test(test_scale_ends),
-        cmocka_unit_test(test_special_codes),
+        cmocka_unit_test(test_special_codes), cmocka_unit_test(test_last_tile),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
