@@ -241,43 +241,79 @@ static void bench_case(const mx_kernels *table, const bench_formats *c, size_t t
 
 /* ---- attention --------------------------------------------------------------- */
 
-/* Scores and mix count as multiply-accumulates; the exponentials come on top. */
-static void attention_bench(const mx_kernels *table, size_t n_tokens, size_t n_heads, size_t dim,
-                            size_t n_keys)
+/* Keys and values of either type: n normal numbers, in any order. */
+static void *attention_store(mx_kv_type type, const float *from, size_t n)
 {
-    dice d = {.seed = 2};
-    size_t stride = n_heads * dim, size = (n_keys + n_tokens + 15) * dim;
-    float *memory = allocate((2 * size + 2 * n_tokens * stride) * sizeof *memory);
-    dice_fill(&d, DATA_NORMAL, memory, 2 * size + n_tokens * stride);
-    mx_attention attention = {
-        .q = memory + 2 * size,
-        .stride = stride,
-        .n_tokens = n_tokens,
-        .n_heads = n_heads,
-        .head_dim = dim,
-        .k = memory,
-        .v = memory + size,
-        .n_keys = n_keys,
-        .scale = 1 / sqrtf((float)dim),
-        .out = memory + 2 * size + n_tokens * stride,
-    };
-    double macs = 2.0 * (double)(stride * n_tokens) * ((double)n_keys + ((double)n_tokens - 1) / 2);
+    if (type == MX_KV_FP32) {
+        float *store = allocate(n * sizeof *store);
+        memcpy(store, from, n * sizeof *store);
+        return store;
+    }
+    uint16_t *store = allocate(n * sizeof *store);
+    for (size_t i = 0; i < n; i++) {
+        store[i] = mx_bf16_operand(from[i]);
+    }
+    return store;
+}
+
+/* Scores and mix count as multiply-accumulates; the exponentials come on top. */
+static void attention_measure(const mx_kernels *table, const mx_attention *attention)
+{
+    size_t n_tokens = attention->n_tokens, stride = attention->stride;
+    double keys = (double)attention->n_keys + ((double)n_tokens - 1) / 2;
+    double macs = 2.0 * (double)(stride * n_tokens) * keys;
     size_t repeats = (size_t)(5e8 / macs) + 1;
     double speed[ROUNDS], share[ROUNDS];
     for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
         size_t at = i < 0 ? 0 : (size_t)i;
         double peak = peak_measure(table->name, false), start = cpu_seconds();
         for (size_t j = 0; j < repeats; j++) {
-            table->attention(&attention);
+            table->attention(attention);
         }
         speed[at] = macs * (double)repeats / (cpu_seconds() - start);
         share[at] = peak > 0 ? speed[at] / peak : 0;
     }
     double best = median(speed);
-    printf("%-7s attention %zu tokens, %zu heads of %zu, %4zu keys %8.1f GMAC/s  %.3f of fp32\n",
-           table->name, n_tokens, n_heads, dim, n_keys, best / 1e9, median(share));
+    printf("%-7s attention %s %zu tokens, %zu heads of %zu, %4zu keys %8.1f GMAC/s  %.3f of fp32\n",
+           table->name, attention->kv_type == MX_KV_BF16 ? "bf16" : "fp32", n_tokens,
+           attention->n_heads, attention->head_dim, attention->n_keys, best / 1e9, median(share));
     fflush(stdout);
-    free(memory);
+}
+
+static void attention_bench(const mx_kernels *table, mx_kv_type type, size_t n_tokens,
+                            size_t n_heads, size_t dim, size_t n_keys)
+{
+    dice d = {.seed = 2};
+    size_t stride = n_heads * dim, size = (n_keys + n_tokens + 15) * dim;
+    float *q = allocate(n_tokens * stride * sizeof *q),
+          *out = allocate(n_tokens * stride * sizeof *out);
+    float *numbers = allocate(2 * size * sizeof *numbers);
+    dice_fill(&d, DATA_NORMAL, q, n_tokens * stride);
+    dice_fill(&d, DATA_NORMAL, numbers, 2 * size);
+    void *k = attention_store(type, numbers, size);
+    void *v = attention_store(type, numbers + size, size);
+    float *scratch = allocate(MX_ATTENTION_SCRATCH_ROWS * dim * sizeof *scratch);
+    mx_attention attention = {
+        .q = q,
+        .stride = stride,
+        .n_tokens = n_tokens,
+        .n_heads = n_heads,
+        .head_dim = dim,
+        .kv_type = type,
+        .k = k,
+        .v = v,
+        .scratch = scratch,
+        .n_keys = n_keys,
+        .scale = 1 / sqrtf((float)dim),
+        .out = out,
+    };
+    attention_measure(table, &attention);
+    free(q);
+    free(out);
+    free(numbers);
+    free(k);
+    free(v);
+    free(scratch);
 }
 
 static void attention_benches(const mx_kernels *table)
@@ -292,7 +328,8 @@ static void attention_benches(const mx_kernels *table)
     for (size_t i = 0; i < MX_COUNT(shapes_of_heads); i++) {
         for (size_t j = 0; j < MX_COUNT(key_counts); j++) {
             const size_t *sizes = shapes_of_heads[i];
-            attention_bench(table, sizes[0], sizes[1], sizes[2], key_counts[j]);
+            attention_bench(table, MX_KV_FP32, sizes[0], sizes[1], sizes[2], key_counts[j]);
+            attention_bench(table, MX_KV_BF16, sizes[0], sizes[1], sizes[2], key_counts[j]);
         }
     }
 }
