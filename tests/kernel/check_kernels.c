@@ -1,9 +1,11 @@
 /*
- * Speed of the products and of attention on one thread, against the machine's peak
- * measured between the runs: check_kernels [ISA] [CASE] [TOKENS], for example
- * check_kernels avx512 W4A6 512 or check_kernels avx512 attention. Medians of interleaved rounds
- * (the share's is that of the rounds' shares), in the thread's own CPU time, so that neighbours on
- * a busy machine disturb less.
+ * Products and attention in the shapes of real models, every ISA against the reference by
+ * equality; with --bench also their speed on one thread, against the machine's peak
+ * measured between the runs:
+ *     check_kernels [--bench] [ISA [CASE [TOKENS]]]
+ * for example check_kernels --bench avx512 W4A6 512, or --bench avx512 attention. Speeds are
+ * medians of interleaved rounds (the share's is that of the rounds' shares), in the thread's
+ * own CPU time, so that neighbours on a busy machine disturb less.
  */
 #include "kernel_test.h"
 
@@ -73,18 +75,18 @@ static bool is_blocks(const bench *b)
 
 static void panel_fill(const bench *b, dice *d, size_t panel)
 {
-    float *row = allocate(b->k * sizeof *row);
+    float *numbers = allocate(16 * b->k * sizeof *numbers);
     uint8_t *codes = allocate(16 * mx_row_code_bytes(&b->weights, b->k));
     uint8_t *scales = allocate(16 * mx_row_scale_count(&b->weights, b->k) + 1);
     const uint8_t *code_rows[16], *scale_rows[16];
     const float *rows[16];
-    dice_fill(d, DATA_NORMAL, row, b->k);
+    dice_fill(d, DATA_NORMAL, numbers, 16 * b->k);
     for (size_t r = 0; r < 16; r++) {
-        rows[r] = row;
+        rows[r] = numbers + r * b->k;
         code_rows[r] = codes + r * mx_row_code_bytes(&b->weights, b->k);
         scale_rows[r] = scales + r * mx_row_scale_count(&b->weights, b->k);
         if (is_blocks(b)) {
-            mx_row_encode(&b->weights, row, b->k, 0, (uint8_t *)code_rows[r],
+            mx_row_encode(&b->weights, rows[r], b->k, 0, (uint8_t *)code_rows[r],
                           (uint8_t *)scale_rows[r]);
         }
     }
@@ -95,7 +97,7 @@ static void panel_fill(const bench *b, dice *d, size_t panel)
     } else {
         b->table->f32_panel_pack(rows, 16, b->k, (float *)b->panels + panel * 16 * b->k);
     }
-    free(row);
+    free(numbers);
     free(codes);
     free(scales);
 }
@@ -162,6 +164,14 @@ static void bench_product(bench *b)
     }
 }
 
+static void bench_make(bench *b)
+{
+    if (is_blocks(b)) {
+        bench_pack(b);
+    }
+    bench_product(b);
+}
+
 static double seconds_of(void (*fn)(bench *), bench *b, size_t repeats)
 {
     double start = cpu_seconds();
@@ -183,18 +193,36 @@ static double median(double *values)
     return values[ROUNDS / 2];
 }
 
-static void bench_run(bench *b)
+/* Every panel holds the same rows, so that the reference computes but one. */
+static void bench_check(bench *b, const mx_kernels *reference)
 {
-    bench_open(b);
+    bench want = *b;
+    char what[96];
+    want.table = reference;
+    want.rows = 16;
+    bench_open(&want);
+    bench_make(&want);
+    bench_make(b);
+    for (size_t t = 0; t < b->tokens; t++) {
+        for (size_t row = 0; row < b->rows; row += 16) {
+            snprintf(what, sizeof what, "%s %s %zux%zu, token %zu of %zu, rows from %zu",
+                     b->table->name, b->name, b->rows, b->k, t, b->tokens, row);
+            assert_same(b->out + t * b->rows + row, want.out + t * 16, 16, what);
+        }
+    }
+    bench_close(&want);
+}
+
+static void bench_time(bench *b)
+{
     double macs = (double)b->rows * (double)b->k * (double)b->tokens;
     size_t repeats = (size_t)(1e9 / macs) + 1;
     double speed[ROUNDS], peak[ROUNDS], share[ROUNDS], pack[ROUNDS];
-    for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
-        size_t at = i < 0 ? 0 : (size_t)i;
-        peak[at] = peak_measure(b->table->name, b->integer);
-        pack[at] = is_blocks(b) ? seconds_of(bench_pack, b, 1) : 0;
-        speed[at] = macs / seconds_of(bench_product, b, repeats);
-        share[at] = peak[at] > 0 ? speed[at] / peak[at] : 0;
+    for (int i = 0; i < ROUNDS; i++) {
+        peak[i] = peak_measure(b->table->name, b->integer);
+        pack[i] = is_blocks(b) ? seconds_of(bench_pack, b, 1) : 0;
+        speed[i] = macs / seconds_of(bench_product, b, repeats);
+        share[i] = peak[i] > 0 ? speed[i] / peak[i] : 0;
     }
     double got = median(speed), best = median(peak);
     printf("%-7s %-9s %5zux%-5zu %4zu tokens %8.1f GMAC/s  %.3f of %.0f", b->table->name, b->name,
@@ -204,7 +232,6 @@ static void bench_run(bench *b)
     }
     printf("\n");
     fflush(stdout);
-    bench_close(b);
 }
 
 /* A pair of formats; none: fp32. */
@@ -218,25 +245,57 @@ static const bench_formats pairs[] = {
     {"W4A8", "fp4_e2m1", "fp8_e4m3"},      {"fp32", NULL, NULL},
 };
 
-static void bench_case(const mx_kernels *table, const bench_formats *c, size_t tokens)
+/* What main's arguments choose; NULL or 0: all. */
+typedef struct selection {
+    bool timed;
+    const char *isa, *name;
+    size_t tokens;
+} selection;
+
+static bool is_chosen(const char *chosen, const char *name)
 {
-    for (size_t i = 0; i < MX_COUNT(shapes); i++) {
-        bench b = {.table = table,
-                   .name = c->name,
-                   .rows = shapes[i].rows,
-                   .k = shapes[i].k,
-                   .tokens = tokens};
-        if (c->weights != NULL) {
-            mx_quant quant = {.block = 32, .round = MX_ROUND_EVEN};
-            b.weights = b.activations = quant;
-            b.weights.format = mx_format_find(c->weights);
-            b.activations.format = mx_format_find(c->activations);
-            b.integer = b.weights.format->int_table && b.activations.format->int_table;
-            const mx_peak *peak = mx_peak_find(table->name);
-            b.integer |= peak != NULL && peak->any_block;
-        }
-        bench_run(&b);
+    return chosen == NULL || strcmp(chosen, name) == 0;
+}
+
+static bench bench_of(const mx_kernels *table, const bench_formats *c)
+{
+    bench b = {.table = table, .name = c->name};
+    if (c->weights != NULL) {
+        mx_quant quant = {.block = 32, .round = MX_ROUND_EVEN};
+        b.weights = b.activations = quant;
+        b.weights.format = mx_format_find(c->weights);
+        b.activations.format = mx_format_find(c->activations);
+        b.integer = b.weights.format->int_table && b.activations.format->int_table;
+        const mx_peak *peak = mx_peak_find(table->name);
+        b.integer |= peak != NULL && peak->any_block;
     }
+    return b;
+}
+
+/* Returns the number of products. */
+static size_t bench_case(const mx_kernels *reference, const mx_kernels *table,
+                         const bench_formats *c, const selection *chosen)
+{
+    size_t done = 0;
+    for (size_t j = 0; j < MX_COUNT(token_counts); j++) {
+        for (size_t i = 0; i < MX_COUNT(shapes); i++) {
+            bench b = bench_of(table, c);
+            b.rows = shapes[i].rows;
+            b.k = shapes[i].k;
+            b.tokens = token_counts[j];
+            if (chosen->tokens != 0 && chosen->tokens != b.tokens) {
+                continue;
+            }
+            bench_open(&b);
+            bench_check(&b, reference);
+            if (chosen->timed) {
+                bench_time(&b);
+            }
+            bench_close(&b);
+            done++;
+        }
+    }
+    return done;
 }
 
 /* ---- attention --------------------------------------------------------------- */
@@ -256,22 +315,35 @@ static void *attention_store(mx_kv_type type, const float *from, size_t n)
     return store;
 }
 
+static void attention_same(const mx_kernels *reference, const mx_kernels *table,
+                           const mx_attention *attention)
+{
+    size_t n = attention->n_tokens * attention->stride;
+    mx_attention other = *attention;
+    other.out = allocate(n * sizeof *other.out);
+    reference->attention(&other);
+    table->attention(attention);
+    char what[64];
+    snprintf(what, sizeof what, "%s attention, %zu keys", table->name, attention->n_keys);
+    assert_same(attention->out, other.out, n, what);
+    free(other.out);
+}
+
 /* Scores and mix count as multiply-accumulates; the exponentials come on top. */
-static void attention_measure(const mx_kernels *table, const mx_attention *attention)
+static void attention_time(const mx_kernels *table, const mx_attention *attention)
 {
     size_t n_tokens = attention->n_tokens, stride = attention->stride;
     double keys = (double)attention->n_keys + ((double)n_tokens - 1) / 2;
     double macs = 2.0 * (double)(stride * n_tokens) * keys;
     size_t repeats = (size_t)(5e8 / macs) + 1;
     double speed[ROUNDS], share[ROUNDS];
-    for (int i = -1; i < ROUNDS; i++) { /* one round to warm up */
-        size_t at = i < 0 ? 0 : (size_t)i;
+    for (int i = 0; i < ROUNDS; i++) {
         double peak = peak_measure(table->name, false), start = cpu_seconds();
         for (size_t j = 0; j < repeats; j++) {
             table->attention(attention);
         }
-        speed[at] = macs * (double)repeats / (cpu_seconds() - start);
-        share[at] = peak > 0 ? speed[at] / peak : 0;
+        speed[i] = macs * (double)repeats / (cpu_seconds() - start);
+        share[i] = peak > 0 ? speed[i] / peak : 0;
     }
     double best = median(speed);
     printf("%-7s attention %s %zu tokens, %zu heads of %zu, %4zu keys %8.1f GMAC/s  %.3f of fp32\n",
@@ -280,9 +352,15 @@ static void attention_measure(const mx_kernels *table, const mx_attention *atten
     fflush(stdout);
 }
 
-static void attention_bench(const mx_kernels *table, mx_kv_type type, size_t n_tokens,
-                            size_t n_heads, size_t dim, size_t n_keys)
+/* Tokens, query heads that share a KV head, its dimension. */
+typedef struct attention_shape {
+    size_t tokens, heads, dim;
+} attention_shape;
+
+static void attention_case(const mx_kernels *reference, const mx_kernels *table, mx_kv_type type,
+                           attention_shape heads, size_t n_keys, bool timed)
 {
+    size_t n_tokens = heads.tokens, n_heads = heads.heads, dim = heads.dim;
     dice d = {.seed = 2};
     size_t stride = n_heads * dim, size = (n_keys + n_tokens + 15) * dim;
     float *q = allocate(n_tokens * stride * sizeof *q),
@@ -307,7 +385,10 @@ static void attention_bench(const mx_kernels *table, mx_kv_type type, size_t n_t
         .scale = 1 / sqrtf((float)dim),
         .out = out,
     };
-    attention_measure(table, &attention);
+    attention_same(reference, table, &attention);
+    if (timed) {
+        attention_time(table, &attention);
+    }
     free(q);
     free(out);
     free(numbers);
@@ -316,41 +397,55 @@ static void attention_bench(const mx_kernels *table, mx_kv_type type, size_t n_t
     free(scratch);
 }
 
-static void attention_benches(const mx_kernels *table)
+/* Returns the number of cases. */
+static size_t attention_cases(const mx_kernels *reference, const mx_kernels *table, bool timed)
 {
-    static const size_t shapes_of_heads[][3] = {/* tokens, heads, head_dim */
-                                                {16, 4, 64},
-                                                {21, 3, 64},
-                                                {64, 1, 128},
-                                                {1, 4, 64},
-                                                {1, 1, 64}};
+    static const attention_shape head_shapes[] = {
+        {16, 4, 64}, {21, 3, 64}, {64, 1, 128}, {1, 4, 64}, {1, 1, 64}};
     static const size_t key_counts[] = {64, 512, 2048};
-    for (size_t i = 0; i < MX_COUNT(shapes_of_heads); i++) {
-        for (size_t j = 0; j < MX_COUNT(key_counts); j++) {
-            const size_t *sizes = shapes_of_heads[i];
-            attention_bench(table, MX_KV_FP32, sizes[0], sizes[1], sizes[2], key_counts[j]);
-            attention_bench(table, MX_KV_BF16, sizes[0], sizes[1], sizes[2], key_counts[j]);
+    size_t done = 0;
+    for (size_t i = 0; i < MX_COUNT(head_shapes); i++) {
+        for (size_t j = 0; j < MX_COUNT(key_counts); j++, done += 2) {
+            attention_case(reference, table, MX_KV_FP32, head_shapes[i], key_counts[j], timed);
+            attention_case(reference, table, MX_KV_BF16, head_shapes[i], key_counts[j], timed);
         }
+    }
+    return done;
+}
+
+static selection chosen;
+
+static void test_kernels(void **state)
+{
+    (void)state;
+    ladder all = ladder_make();
+    size_t done = 0;
+    for (size_t t = 1; t < all.count; t++) {
+        if (!is_chosen(chosen.isa, all.tables[t].name)) {
+            continue;
+        }
+        for (size_t i = 0; i < MX_COUNT(pairs); i++) {
+            if (is_chosen(chosen.name, pairs[i].name)) {
+                done += bench_case(&all.tables[0], &all.tables[t], &pairs[i], &chosen);
+            }
+        }
+        if (is_chosen(chosen.name, "attention")) {
+            done += attention_cases(&all.tables[0], &all.tables[t], chosen.timed);
+        }
+    }
+    if (done == 0 && all.count > 1) {
+        fail_msg("no kernel of this machine, case and number of tokens is so named");
     }
 }
 
 int main(int argc, char **argv)
 {
-    ladder all = ladder_make();
-    for (size_t t = 1; t < all.count; t++) {
-        bool isa = argc < 2 || strcmp(argv[1], all.tables[t].name) == 0;
-        if (isa && (argc < 3 || strcmp(argv[2], "attention") == 0)) {
-            attention_benches(&all.tables[t]);
-        }
-        for (size_t i = 0; i < MX_COUNT(pairs); i++) {
-            for (size_t j = 0; j < MX_COUNT(token_counts); j++) {
-                bool chosen = isa && (argc < 3 || strcmp(argv[2], pairs[i].name) == 0) &&
-                              (argc < 4 || strtoul(argv[3], NULL, 10) == token_counts[j]);
-                if (chosen) {
-                    bench_case(&all.tables[t], &pairs[i], token_counts[j]);
-                }
-            }
-        }
-    }
-    return 0;
+    chosen.timed = argc > 1 && strcmp(argv[1], "--bench") == 0;
+    char **names = argv + 1 + chosen.timed;
+    int n = argc - 1 - chosen.timed;
+    chosen.isa = n > 0 ? names[0] : NULL;
+    chosen.name = n > 1 ? names[1] : NULL;
+    chosen.tokens = n > 2 ? strtoul(names[2], NULL, 10) : 0;
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_kernels)};
+    return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -36,7 +36,11 @@ static inline ladder ladder_make(void)
     for (size_t i = 0; i < MX_COUNT(steps); i++) {
         mx_kernels table;
         mx_kernels_init(mx_cpu_detect() & steps[i], &table);
-        if (all.count == 0 || strcmp(table.name, all.tables[all.count - 1].name) != 0) {
+        bool seen = false; /* steps that this machine has not got repeat one that it has */
+        for (size_t j = 0; j < all.count; j++) {
+            seen |= strcmp(table.name, all.tables[j].name) == 0;
+        }
+        if (!seen) {
             all.tables[all.count++] = table;
         }
     }
