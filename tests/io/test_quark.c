@@ -634,13 +634,12 @@ static void test_broken_directories(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_quant_method),
-        cmocka_unit_test(test_head),
-        cmocka_unit_test(test_round_trip),
-        cmocka_unit_test(test_unquantized_weights), cmocka_unit_test(test_mxlm_edits),
-        cmocka_unit_test(test_quark_config),        cmocka_unit_test(test_quark_excludes),
-        cmocka_unit_test(test_quark_edits),         cmocka_unit_test(test_directory),
-        cmocka_unit_test(test_native_types),        cmocka_unit_test(test_broken_directories),
+        cmocka_unit_test(test_quant_method),       cmocka_unit_test(test_head),
+        cmocka_unit_test(test_round_trip),         cmocka_unit_test(test_unquantized_weights),
+        cmocka_unit_test(test_mxlm_edits),         cmocka_unit_test(test_quark_config),
+        cmocka_unit_test(test_quark_excludes),     cmocka_unit_test(test_quark_edits),
+        cmocka_unit_test(test_directory),          cmocka_unit_test(test_native_types),
+        cmocka_unit_test(test_broken_directories),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
