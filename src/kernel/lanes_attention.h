@@ -46,6 +46,7 @@ MX_TEMPLATE void tile_set_zero(int n_rows, int n_columns, register_tile *tile)
 MX_TEMPLATE void tile_chain(const float *const *left, right_operand right, term_range terms,
                             int n_rows, int n_columns, register_tile *tile)
 {
+    MX_UNROLL_TWICE
     for (size_t t = terms.begin; t < terms.end; t += terms.step) {
         lanes column[LANES_COLUMNS];
         MX_UNROLL

@@ -93,6 +93,7 @@ MX_TEMPLATE void f32_tile(const mx_f32_product *p, f32_place at, int n_panels, i
             acc[i][t] = at.begin == 0 ? lanes_set(0) : lanes_load_part(resting, rows);
         }
     }
+    MX_UNROLL_TWICE
     for (size_t k = 0; k < at.width; k++) {
         lanes row[F32_LONE_PANELS];
         MX_UNROLL
