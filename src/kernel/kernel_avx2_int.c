@@ -374,11 +374,7 @@ static void sums_store(const sweep *s, size_t panel, size_t token, size_t n_toke
     float *out = s->out + token * s->out_stride + panel * 16;
     size_t n_rows = mx_min_size(s->n_rows - panel * 16, 16);
     for (size_t t = 0; t < n_tokens; t++, out += s->out_stride) {
-        if (n_rows == 16) { /* masked stores take many cycles on some processors */
-            lanes_store(out, lanes_load(s->acc[panel][token + t]));
-        } else {
-            lanes_store_part(out, lanes_load(s->acc[panel][token + t]), n_rows);
-        }
+        lanes_store_part(out, lanes_load(s->acc[panel][token + t]), n_rows);
     }
 }
 

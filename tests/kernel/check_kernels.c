@@ -76,7 +76,7 @@ static bool is_blocks(const bench *b)
     return b->weights.format != NULL;
 }
 
-static void panel_fill(const bench *b, dice *d, size_t panel)
+static void panel_fill(const bench *b, dice *d, uint8_t *panel)
 {
     float *numbers = allocate(16 * b->k * sizeof *numbers);
     uint8_t *codes = allocate(16 * mx_row_code_bytes(&b->weights, b->k));
@@ -94,15 +94,28 @@ static void panel_fill(const bench *b, dice *d, size_t panel)
         }
     }
     if (is_blocks(b)) {
-        size_t bytes = b->table->block_panel_bytes(&b->weights, &b->activations, b->k);
         b->table->block_panel_pack(&b->weights, &b->activations, b->k, code_rows, scale_rows, 16,
-                                   b->panels + panel * bytes);
+                                   panel);
     } else {
-        b->table->f32_panel_pack(rows, 16, b->k, (float *)b->panels + panel * 16 * b->k);
+        b->table->f32_panel_pack(rows, 16, b->k, (float *)(void *)panel);
     }
     free(numbers);
     free(codes);
     free(scales);
+}
+
+/* Copies of a panel [k][16] to the group that serves as all groups, slice by slice, as
+ * the backend decodes them: [slice][GROUP_PANELS][columns][16]. */
+static void f32_group_fill(bench *b, const float *panel)
+{
+    size_t n_panels = b->rows / 16 < GROUP_PANELS ? b->rows / 16 : GROUP_PANELS;
+    for (size_t k = 0, width; k < b->k; k += width) {
+        width = mx_f32_slice_width(k, b->k);
+        float *slice = (float *)(void *)b->panels + k * 16 * n_panels;
+        for (size_t i = 0; i < n_panels; i++) {
+            memcpy(slice + i * width * 16, panel + k * 16, width * 16 * sizeof *slice);
+        }
+    }
 }
 
 static void bench_open(bench *b)
@@ -118,11 +131,17 @@ static void bench_open(bench *b)
         b->tiles =
             allocate(n_tiles * b->table->block_tile_bytes(&b->weights, &b->activations, b->k));
     }
+    uint8_t *panel = allocate(bytes);
+    panel_fill(b, &d, panel);
     b->panels = allocate(n_panels * bytes);
-    panel_fill(b, &d, 0);
-    for (size_t i = 1; i < n_panels; i++) {
-        memcpy(b->panels + i * bytes, b->panels, bytes);
+    if (is_blocks(b)) {
+        for (size_t i = 0; i < n_panels; i++) {
+            memcpy(b->panels + i * bytes, panel, bytes);
+        }
+    } else {
+        f32_group_fill(b, (const float *)(const void *)panel);
     }
+    free(panel);
 }
 
 static void bench_close(bench *b)
@@ -152,12 +171,11 @@ static void bench_product(bench *b)
         b->table->block_product(&product);
         return;
     }
-    /* x serves as its own packed form, and the first group of panels as all of them,
-     * slices of them too: any numbers do. */
-    for (size_t row = 0; row < b->rows; row += GROUP_PANELS * 16) {
-        size_t rows = b->rows - row < GROUP_PANELS * 16 ? b->rows - row : GROUP_PANELS * 16;
+    /* x serves as its own packed form: any numbers do. */
+    size_t group = b->rows / 16 < GROUP_PANELS ? b->rows / 16 : GROUP_PANELS;
+    for (size_t row = 0; row < b->rows; row += group * 16) {
+        size_t rows = b->rows - row < group * 16 ? b->rows - row : group * 16;
         mx_f32_product product = {
-            .panels = (float *)b->panels,
             .n_panels = rows / 16,
             .n_rows = rows,
             .x = b->x,
@@ -168,6 +186,7 @@ static void bench_product(bench *b)
         };
         for (; product.first_k < b->k; product.first_k += product.k) {
             product.k = mx_f32_slice_width(product.first_k, b->k);
+            product.panels = (float *)(void *)b->panels + product.first_k * 16 * group;
             b->table->f32_product(&product);
         }
     }
