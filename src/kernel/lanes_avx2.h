@@ -14,6 +14,9 @@ typedef struct lanes {
 
 typedef lanes lanes_mask; /* all bits of a lane alike */
 
+/* Of the block product's loop over a block: it is bound by instructions here. */
+#define LANES_BLOCK_UNROLL MX_UNROLL_TWICE
+
 /* Register tiles of the shared templates, in lanes. */
 enum {
     LANES_F32_PANELS = 1,

@@ -318,7 +318,7 @@ MX_TEMPLATE void minifloat_step(minifloat_sweep *s, const minifloat_run *r, size
     for (size_t b = 0, k = 0; b < r->n_blocks; b++) {
         minifloat_chains chains;
         chains_load(&at, r->begins, n_panels, n_tokens, &chains);
-        MX_UNROLL_TWICE
+        LANES_BLOCK_UNROLL
         for (size_t end = k + r->n; k < end; k += 2) {
             chains_fma(&at, k, 0, n_panels, n_tokens, &chains);
             chains_fma(&at, k + 1, 1, n_panels, n_tokens, &chains);

@@ -17,6 +17,9 @@ typedef struct lanes_mask { /* all bits of a lane alike */
     uint32x4_t q0, q1, q2, q3;
 } lanes_mask;
 
+/* Of the block product's loop over a block: as it is, unmeasured. */
+#define LANES_BLOCK_UNROLL
+
 /* Register tiles of the shared templates, in lanes: of 32 registers at most 24 are
  * accumulators. */
 enum {
