@@ -553,10 +553,31 @@ static bool panels_plain(const sweep *s)
     return plain;
 }
 
-/* n_panels panels, PANELS at most, and a group of tiles. */
-static void product_sweep(const mx_block_product *product, const mx_int_layout *layout,
-                          size_t panel, size_t n_panels, size_t first_tile)
+/* What all panels of a product share. */
+typedef struct shared {
+    const mx_block_product *product;
+    mx_int_layout layout;
+    __m256i nibbles; /* sweep's, and part_quads too */
+    size_t part_quads;
+} shared;
+
+static shared shared_make(const mx_block_product *product)
 {
+    shared all = {.product = product, .part_quads = PART_QUADS};
+    all.layout = mx_int_layout_make(product->weights, product->activations, product->k);
+    all.nibbles = _mm256_setzero_si256();
+    if (all.layout.nibbles) {
+        all.nibbles = nibble_table(&all.layout, product->weights->format);
+        all.part_quads = safe_quads(product, &all.layout);
+    }
+    return all;
+}
+
+/* n_panels panels, PANELS at most, and a group of tiles. */
+static void product_sweep(const shared *all, size_t panel, size_t n_panels, size_t first_tile)
+{
+    const mx_block_product *product = all->product;
+    const mx_int_layout *layout = &all->layout;
     size_t token = first_tile * 16;
     sweep s;
     s.layout = layout;
@@ -569,12 +590,8 @@ static void product_sweep(const mx_block_product *product, const mx_int_layout *
     s.out_stride = product->out_stride;
     s.n_rows = product->n_rows - panel * 16;
     s.plain = panels_plain(&s);
-    s.nibbles = _mm256_setzero_si256();
-    s.part_quads = PART_QUADS;
-    if (layout->nibbles) {
-        s.nibbles = nibble_table(layout, product->weights->format);
-        s.part_quads = safe_quads(product, layout);
-    }
+    s.nibbles = all->nibbles;
+    s.part_quads = all->part_quads;
     for (size_t i = 0; i < n_panels; i++) {
         memset(s.acc[i], 0, s.n_tokens * sizeof s.acc[i][0]);
     }
@@ -640,18 +657,18 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, 
     }
 }
 
-MX_TEMPLATE void small_panel(const mx_block_product *product, const mx_int_layout *layout,
-                             size_t panel, int n_tokens)
+MX_TEMPLATE void small_panel(const shared *all, size_t panel, int n_tokens)
 {
+    const mx_block_product *product = all->product;
+    const mx_int_layout *layout = &all->layout;
     const uint8_t *codes = product->panels + panel * layout->panel_bytes;
-    __m256i table = nibble_table(layout, product->weights->format);
     lanes acc[SMALL];
     MX_UNROLL
     for (int t = 0; t < n_tokens; t++) {
         acc[t] = lanes_set(0);
     }
     for (size_t b = 0; b < layout->pair.n_blocks; b++) {
-        small_block(layout, codes, product->tiles, b, table, n_tokens, acc);
+        small_block(layout, codes, product->tiles, b, all->nibbles, n_tokens, acc);
     }
     size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
     MX_UNROLL
@@ -662,53 +679,47 @@ MX_TEMPLATE void small_panel(const mx_block_product *product, const mx_int_layou
 }
 
 /* True where small_panel serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
-static bool small_fits(const mx_block_product *product, const mx_int_layout *layout)
+static bool small_fits(const shared *all, size_t panel)
 {
+    const mx_block_product *product = all->product;
+    const mx_int_layout *layout = &all->layout;
     return product->n_tokens <= SMALL && layout->nibbles && layout->pair.block == 32 &&
-           product->k % 32 == 0 && safe_quads(product, layout) == 8;
+           product->k % 32 == 0 && all->part_quads == 8 &&
+           mx_layout_is_plain(layout, product->panels + panel * layout->panel_bytes, product->tiles,
+                              1);
 }
 
-static void product_small(const mx_block_product *product, const mx_int_layout *layout,
-                          size_t panel)
+static void product_small(const shared *all, size_t panel)
 {
-    switch (product->n_tokens) {
+    switch (all->product->n_tokens) {
     case 1:
-        small_panel(product, layout, panel, 1);
+        small_panel(all, panel, 1);
         break;
     case 2:
-        small_panel(product, layout, panel, 2);
+        small_panel(all, panel, 2);
         break;
     case 3:
-        small_panel(product, layout, panel, 3);
+        small_panel(all, panel, 3);
         break;
     default:
-        small_panel(product, layout, panel, 4);
+        small_panel(all, panel, 4);
         break;
     }
-}
-
-/* One panel of few tokens; false: it is one for product_sweep. */
-static bool small_try(const mx_block_product *product, const mx_int_layout *layout, size_t panel)
-{
-    const uint8_t *at = product->panels + panel * layout->panel_bytes;
-    bool fits = small_fits(product, layout) && mx_layout_is_plain(layout, at, product->tiles, 1);
-    if (fits) {
-        product_small(product, layout, panel);
-    }
-    return fits;
 }
 
 void mx_avx2_int_product(const mx_block_product *product)
 {
-    mx_int_layout layout = mx_int_layout_make(product->weights, product->activations, product->k);
+    shared all = shared_make(product);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     size_t n_tiles = (product->n_tokens + 15) / 16;
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0, n; panel < n_panels; panel += n) {
             n = 1;
-            if (!small_try(product, &layout, panel)) {
+            if (small_fits(&all, panel)) {
+                product_small(&all, panel);
+            } else {
                 n = mx_min_size(n_panels - panel, PANELS);
-                product_sweep(product, &layout, panel, n, tile);
+                product_sweep(&all, panel, n, tile);
             }
         }
     }
