@@ -36,6 +36,7 @@ enum {
     PART_QUADS = 8,            /* of a block, at most, between two widenings */
     STEP = 6,                  /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
     SMALL = 4,                 /* "few tokens" */
+    SMALL_PANELS = 2,          /* read side by side */
     SMALL_AHEAD = 2048,        /* bytes of codes */
     SCALES = 256,
 };
@@ -657,24 +658,35 @@ MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, 
     }
 }
 
-MX_TEMPLATE void small_panel(const shared *all, size_t panel, int n_tokens)
+/* n_panels panels, from `panel` on: as many streams of memory, since a processor asks
+ * for more lines at once when several pages are read. */
+MX_TEMPLATE void small_panels(const shared *all, size_t panel, size_t n_panels, int n_tokens)
 {
     const mx_block_product *product = all->product;
     const mx_int_layout *layout = &all->layout;
-    const uint8_t *codes = product->panels + panel * layout->panel_bytes;
-    lanes acc[SMALL];
+    const uint8_t *panels = product->panels + panel * layout->panel_bytes;
+    lanes acc[SMALL_PANELS][SMALL];
     MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        acc[t] = lanes_set(0);
+    for (size_t p = 0; p < n_panels; p++) {
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            acc[p][t] = lanes_set(0);
+        }
     }
     for (size_t b = 0; b < layout->pair.n_blocks; b++) {
-        small_block(layout, codes, product->tiles, b, all->nibbles, n_tokens, acc);
+        MX_UNROLL
+        for (size_t p = 0; p < n_panels; p++) {
+            small_block(layout, panels + p * layout->panel_bytes, product->tiles, b, all->nibbles,
+                        n_tokens, acc[p]);
+        }
     }
-    size_t n_rows = mx_min_size(product->n_rows - panel * 16, 16);
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        lanes_store_part(product->out + (size_t)t * product->out_stride + panel * 16, acc[t],
-                         n_rows);
+    for (size_t p = 0; p < n_panels; p++) {
+        size_t row = (panel + p) * 16;
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            lanes_store_part(product->out + (size_t)t * product->out_stride + row, acc[p][t],
+                             mx_min_size(product->n_rows - row, 16));
+        }
     }
 }
 
@@ -689,21 +701,27 @@ static bool small_fits(const shared *all, size_t panel)
                               1);
 }
 
-static void product_small(const shared *all, size_t panel)
+/* Some of `left` panels from `panel` on; returns their number, 0 where they are for
+ * product_sweep. Two are too many for 16 registers beside 3 or 4 tokens. */
+static size_t product_small(const shared *all, size_t panel, size_t left)
 {
+    if (!small_fits(all, panel)) {
+        return 0;
+    }
+    bool two = left >= 2 && small_fits(all, panel + 1);
     switch (all->product->n_tokens) {
     case 1:
-        small_panel(all, panel, 1);
-        break;
+        two ? small_panels(all, panel, 2, 1) : small_panels(all, panel, 1, 1);
+        return two ? 2 : 1;
     case 2:
-        small_panel(all, panel, 2);
-        break;
+        two ? small_panels(all, panel, 2, 2) : small_panels(all, panel, 1, 2);
+        return two ? 2 : 1;
     case 3:
-        small_panel(all, panel, 3);
-        break;
+        small_panels(all, panel, 1, 3);
+        return 1;
     default:
-        small_panel(all, panel, 4);
-        break;
+        small_panels(all, panel, 1, 4);
+        return 1;
     }
 }
 
@@ -714,10 +732,8 @@ void mx_avx2_int_product(const mx_block_product *product)
     size_t n_tiles = (product->n_tokens + 15) / 16;
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0, n; panel < n_panels; panel += n) {
-            n = 1;
-            if (small_fits(&all, panel)) {
-                product_small(&all, panel);
-            } else {
+            n = product_small(&all, panel, n_panels - panel);
+            if (n == 0) {
                 n = mx_min_size(n_panels - panel, PANELS);
                 product_sweep(&all, panel, n, tile);
             }
