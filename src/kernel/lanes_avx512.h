@@ -16,6 +16,7 @@ typedef __mmask16 lanes_mask;
 
 /* Of the block product's loop over a block: twice was slower. */
 #define LANES_BLOCK_UNROLL
+#define LANES_BF16_SUMS 8
 
 /* Register tiles of the shared templates, in lanes. */
 enum {

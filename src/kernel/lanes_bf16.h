@@ -12,11 +12,15 @@
 
 #include <string.h>
 
+/* An ISA says how many `lanes` of sums its registers hold beside what makes them,
+ * LANES_BF16_SUMS: 4 or 8. */
 enum {
-    BF16_PANELS = 2,   /* panels at once for few tokens: two chains each of them */
+    BF16_PANELS = 2,   /* panels at once for one token: four were too many streams */
     BF16_AHEAD = 1024, /* bytes of a row, prefetched */
     BF16_ELEMENT = 2,
     BF16_STEP = 32, /* columns at a time: a cache line of a row */
+    BF16_FEW = 4,   /* tokens of the second smallest tile */
+    BF16_FEW_PANELS = LANES_BF16_SUMS / BF16_FEW,
 };
 
 /* Columns [k, k + n) of rows as a panel of fp32 [n][16], missing rows zero. */
@@ -55,6 +59,9 @@ static void lanes_bf16_panel_pack(const uint8_t *const *rows, size_t n_rows, siz
     bf16_unpack_part(rows, n_rows, i, k - i, panel + i * MX_PANEL_ROWS);
 }
 
+/* Sums of a tile. */
+typedef lanes bf16_sums[BF16_PANELS][MX_BF16_TOKENS];
+
 /* acc += one column of 16 rows times the tokens' element k. */
 MX_TEMPLATE void bf16_add(const float *const *x, size_t k, lanes column, int n_tokens, lanes *acc)
 {
@@ -64,32 +71,64 @@ MX_TEMPLATE void bf16_add(const float *const *x, size_t k, lanes column, int n_t
     }
 }
 
-/* acc += columns [k, k + BF16_STEP). Pairs of columns are turned as one word. */
-MX_TEMPLATE void bf16_step(const uint8_t *const *rows, const float *const *x, size_t k,
-                           int n_panels, int n_tokens, lanes acc[BF16_PANELS][MX_BF16_TOKENS])
+/* 16 rows of BF16_STEP columns from k on to pairs of columns [16][16], each a word;
+ * `ahead`: how far from these bytes those lie that are to be fetched. */
+MX_TEMPLATE void bf16_turn(const uint8_t *const *rows, size_t k, size_t ahead, float *pairs)
 {
-    float pairs[BF16_PANELS][16 * MX_PANEL_ROWS] __attribute__((aligned(64)));
+    const float *words[MX_PANEL_ROWS];
+    MX_UNROLL
+    for (size_t r = 0; r < MX_PANEL_ROWS; r++) {
+        const uint8_t *at = rows[r] + k * BF16_ELEMENT;
+        words[r] = (const float *)(const void *)at;
+        /* A cache line, to the second level: rows often lie 4 KB apart, where the
+         * first has no room for all of them. Beyond the last this does nothing. */
+        __builtin_prefetch(at + ahead, 0, 2);
+    }
+    lanes_transpose(words, 0, pairs);
+}
+
+/* acc += columns [k, k + BF16_STEP), turned, for tokens [first, first + n_tokens). */
+MX_TEMPLATE void bf16_columns(const float (*pairs)[16 * MX_PANEL_ROWS], const float *const *x,
+                              size_t k, int n_panels, int first, int n_tokens, bf16_sums acc)
+{
+    bf16_sums sums;
     MX_UNROLL
     for (int i = 0; i < n_panels; i++) {
-        const float *words[MX_PANEL_ROWS];
         MX_UNROLL
-        for (int r = 0; r < MX_PANEL_ROWS; r++) {
-            const uint8_t *at = rows[i * MX_PANEL_ROWS + r] + k * BF16_ELEMENT;
-            words[r] = (const float *)(const void *)at;
-            /* A cache line, to the second level: rows often lie 4 KB apart, where the
-             * first has no room for all of them. Beyond the last this does nothing. */
-            __builtin_prefetch(at + BF16_AHEAD, 0, 2);
+        for (int t = 0; t < n_tokens; t++) {
+            sums[i][t] = acc[i][first + t];
         }
-        lanes_transpose(words, 0, pairs[i]);
     }
     MX_UNROLL
     for (size_t c = 0; c < 16; c++) {
         MX_UNROLL
         for (int i = 0; i < n_panels; i++) {
             lanes pair = lanes_load(pairs[i] + c * MX_PANEL_ROWS);
-            bf16_add(x, k + 2 * c, lanes_bf16_low(pair), n_tokens, acc[i]);
-            bf16_add(x, k + 2 * c + 1, lanes_bf16_high(pair), n_tokens, acc[i]);
+            bf16_add(x + first, k + 2 * c, lanes_bf16_low(pair), n_tokens, sums[i]);
+            bf16_add(x + first, k + 2 * c + 1, lanes_bf16_high(pair), n_tokens, sums[i]);
         }
+    }
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        MX_UNROLL
+        for (int t = 0; t < n_tokens; t++) {
+            acc[i][first + t] = sums[i][t];
+        }
+    }
+}
+
+/* acc += columns [k, k + BF16_STEP). */
+MX_TEMPLATE void bf16_step(const uint8_t *const *rows, const float *const *x, size_t k,
+                           size_t ahead, int n_panels, int n_tokens, bf16_sums acc)
+{
+    float pairs[BF16_PANELS][16 * MX_PANEL_ROWS] __attribute__((aligned(64)));
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        bf16_turn(rows + i * MX_PANEL_ROWS, k, ahead, pairs[i]);
+    }
+    int at_once = n_tokens < LANES_BF16_SUMS ? n_tokens : LANES_BF16_SUMS;
+    for (int t = 0; t < n_tokens; t += at_once) {
+        bf16_columns(pairs, x, k, n_panels, t, at_once, acc);
     }
 }
 
@@ -98,7 +137,7 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
 {
     const uint8_t *rows[BF16_PANELS * MX_PANEL_ROWS];
     const float *x[MX_BF16_TOKENS];
-    lanes acc[BF16_PANELS][MX_BF16_TOKENS];
+    bf16_sums acc;
     for (size_t r = 0; r < (size_t)n_panels * MX_PANEL_ROWS; r++) {
         size_t valid = row + r < p->n_rows ? row + r : p->n_rows - 1;
         rows[r] = p->rows + valid * p->row_bytes;
@@ -114,7 +153,10 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
     }
     size_t whole = p->k / BF16_STEP * BF16_STEP;
     for (size_t k = 0; k < whole; k += BF16_STEP) {
-        bf16_step(rows, x, k, n_panels, n_tokens, acc);
+        /* Near a row's end, what the next tile begins with. */
+        bool inside = k * BF16_ELEMENT + BF16_AHEAD < p->row_bytes;
+        size_t next = inside ? 0 : p->row_bytes * ((size_t)n_panels * MX_PANEL_ROWS - 1);
+        bf16_step(rows, x, k, BF16_AHEAD + next, n_panels, n_tokens, acc);
     }
     MX_UNROLL
     for (int i = 0; i < n_panels; i++) {
@@ -153,8 +195,8 @@ static void lanes_bf16_product(const mx_bf16_product *p)
 {
     if (p->n_tokens == 1) {
         bf16_rows(p, BF16_PANELS, 1);
-    } else if (p->n_tokens <= 4) {
-        bf16_rows(p, BF16_PANELS, 4);
+    } else if (p->n_tokens <= BF16_FEW) {
+        bf16_rows(p, BF16_FEW_PANELS, BF16_FEW);
     } else {
         bf16_rows(p, 1, MX_BF16_TOKENS);
     }

@@ -19,6 +19,7 @@ typedef struct lanes_mask { /* all bits of a lane alike */
 
 /* Of the block product's loop over a block: as it is, unmeasured. */
 #define LANES_BLOCK_UNROLL
+#define LANES_BF16_SUMS 4
 
 /* Register tiles of the shared templates, in lanes: of 32 registers at most 24 are
  * accumulators. */
