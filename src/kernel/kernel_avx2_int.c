@@ -690,7 +690,7 @@ MX_TEMPLATE void small_panels(const shared *all, size_t panel, size_t n_panels, 
     }
 }
 
-/* True where small_panel serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
+/* True where small_panels serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
 static bool small_fits(const shared *all, size_t panel)
 {
     const mx_block_product *product = all->product;
@@ -708,21 +708,27 @@ static size_t product_small(const shared *all, size_t panel, size_t left)
     if (!small_fits(all, panel)) {
         return 0;
     }
-    bool two = left >= 2 && small_fits(all, panel + 1);
-    switch (all->product->n_tokens) {
+    size_t n_tokens = all->product->n_tokens;
+    if (n_tokens <= 2 && left >= SMALL_PANELS && small_fits(all, panel + 1)) {
+        n_tokens == 1 ? small_panels(all, panel, SMALL_PANELS, 1)
+                      : small_panels(all, panel, SMALL_PANELS, 2);
+        return SMALL_PANELS;
+    }
+    switch (n_tokens) {
     case 1:
-        two ? small_panels(all, panel, 2, 1) : small_panels(all, panel, 1, 1);
-        return two ? 2 : 1;
+        small_panels(all, panel, 1, 1);
+        break;
     case 2:
-        two ? small_panels(all, panel, 2, 2) : small_panels(all, panel, 1, 2);
-        return two ? 2 : 1;
+        small_panels(all, panel, 1, 2);
+        break;
     case 3:
         small_panels(all, panel, 1, 3);
-        return 1;
+        break;
     default:
         small_panels(all, panel, 1, 4);
-        return 1;
+        break;
     }
+    return 1;
 }
 
 void mx_avx2_int_product(const mx_block_product *product)

@@ -16,10 +16,10 @@ typedef lanes lanes_mask; /* all bits of a lane alike */
 
 /* Of the block product's loop over a block: it is bound by instructions here. */
 #define LANES_BLOCK_UNROLL MX_UNROLL_TWICE
-#define LANES_BF16_SUMS 4
 
 /* Register tiles of the shared templates, in lanes. */
 enum {
+    LANES_BF16_SUMS = 4,
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
     LANES_BLOCK_PANELS = 1,

@@ -16,10 +16,10 @@ typedef __mmask16 lanes_mask;
 
 /* Of the block product's loop over a block: twice was slower. */
 #define LANES_BLOCK_UNROLL
-#define LANES_BF16_SUMS 8
 
 /* Register tiles of the shared templates, in lanes. */
 enum {
+    LANES_BF16_SUMS = 8,
     LANES_F32_PANELS = 2,
     LANES_F32_TOKENS = 12, /* fp32 product */
     LANES_BLOCK_PANELS = 2,

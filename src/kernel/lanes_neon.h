@@ -19,11 +19,11 @@ typedef struct lanes_mask { /* all bits of a lane alike */
 
 /* Of the block product's loop over a block: as it is, unmeasured. */
 #define LANES_BLOCK_UNROLL
-#define LANES_BF16_SUMS 4
 
 /* Register tiles of the shared templates, in lanes: of 32 registers at most 24 are
  * accumulators. */
 enum {
+    LANES_BF16_SUMS = 4,
     LANES_F32_PANELS = 1,
     LANES_F32_TOKENS = 6, /* fp32 product */
     LANES_BLOCK_PANELS = 1,

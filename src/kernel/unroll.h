@@ -7,13 +7,12 @@
 #if defined(__clang__)
 #define MX_UNROLL _Pragma("clang loop unroll(full)")
 #define MX_UNROLL_TWICE _Pragma("clang loop unroll_count(2)")
-#else
+#elif defined(__SANITIZE_ADDRESS__) /* which makes enough code of one step */
 #define MX_UNROLL _Pragma("GCC unroll 16")
-#if defined(__SANITIZE_ADDRESS__) /* which makes enough code of one step */
 #define MX_UNROLL_TWICE
 #else
+#define MX_UNROLL _Pragma("GCC unroll 16")
 #define MX_UNROLL_TWICE _Pragma("GCC unroll 2")
-#endif
 #endif
 
 /* For templates: functions whose shape arguments are literals at each call. */
