@@ -120,7 +120,7 @@ cmake -G Ninja -S . -B "$build" >/dev/null
 ninja -C "$build" -j "$jobs" check_logits
 
 say "kernels: NEON against the reference"
-run_tests test_base test_kernels_float test_kernels_block
+run_tests test_base test_kernels_float test_kernels_block test_attention
 say "tiny models"
 # Not test_invariance: its threads wait for each other for minutes here.
 run_tests test_rope test_llama_oracle

@@ -123,16 +123,22 @@ typedef enum mx_kv_type {
  * and out[d] = a[d] / (z folded as in the 16-lane sum). Blocks lie at places of the
  * sequence, not of the call, so a token's bits do not depend on n_tokens.
  *
- * MX_KV_BF16: the same with b(x) = mx_bf16_operand(x), pair sums instead of chains, and
- * powers of 2 to the precision that is left, mx_exp2_weight instead of mx_exp:
- *     s[j] = pair sum over d of b(q[d] * (scale * MX_EXP_LOG2E)) * K[j][d]
- *     a[d] = fmaf(a[d], c, pair sum over j of b(p[j]) * V[j][d])
- * Pair sum over i: from +0, per MX_PAIR_GROUP of i (aligned to multiples of it)
- *     sum = sum + (e + o), e and o the fma chains over the group's even and odd i
+ * MX_KV_BF16: with b(x) = mx_bf16_operand(x), pair sums instead of chains, powers of 2 to
+ * the precision that is left, and an m that is an integer and rests while it serves, which
+ * is nearly always: sums scale by powers of 2, so no bit depends on which one.
+ *     s[j] = pair sum over d of b(q[d] * (scale * MX_EXP_LOG2E)) * K[j][d], from +0
+ *     top = the largest of the s[j] that are not NaN
+ *     m' = top > m + MX_EXP2_REACH ? ceil(top) : m;  where it moved,
+ *         c = 2^(the larger of m - m' and MX_EXP2_FORGET);  z[i] = z[i] * c
+ *         a[d] = a[d] * c, but +0 where that is below MX_EXP2_FORGOTTEN in magnitude
+ *     p[j] = mx_exp2_weight(s[j], m'), added to z as above
+ *     a[d] = pair sum over j of b(p[j]) * V[j][d], from a[d]
+ * Pair sum over i from x: sum = x, then per MX_PAIR_GROUP of i (aligned to multiples of it)
+ *     sum = sum + (e + o), e and o the fma chains from +0 over the group's even and odd i
  * which is what tdpbf16ps computes (kernel_amx_attention.c), and what any other
- * instruction set computes with as many fma as a single chain takes. mx_bf16_operand
- * leaves nothing below 2^-55, so that products are multiples of 2^-124 and no sum is
- * ever subnormal: units that take those for 0 give the same bits.
+ * instruction set computes with as many fma as a single chain takes. Operands are 0 or at
+ * least 2^-55, weights at least 2^-54.5: products are multiples of 2^-123, what was scaled
+ * down as well, and no sum is ever subnormal: units that take those for 0 give the same bits.
  */
 typedef struct mx_attention {
     const float *q; /* [n_tokens][stride], of it [n_heads][head_dim] */
@@ -232,8 +238,9 @@ uint16_t mx_bf16_operand(float x);
  * -103, Inf above about 88.7, NaN for NaN. */
 float mx_exp(float x);
 
-/* 2^x for weights of attention, x <= 0: within 1.1e-4 of it relatively, a
- * cubic, all fmaf; 1 for 0, 2^-64 at and below -64, NaN for NaN. */
-float mx_exp2_weight(float x);
+/* 2^(s - m) for weights of attention, m an integer or +-FLT_MAX or Inf, s - m at most
+ * MX_EXP2_REACH: within 1.1e-4 of it relatively, a cubic, all fmaf; 2^-54 where s - m is
+ * below -54, NaN for NaN. s - m is exact where |m| < MX_EXP2_NEAR, elsewhere rounded. */
+float mx_exp2_weight(float s, float m);
 
 #endif

@@ -30,16 +30,18 @@ float mx_exp(float x)
     return ldexpf(p, (int)n); /* one rounding, where the result is subnormal */
 }
 
-float mx_exp2_weight(float x)
+float mx_exp2_weight(float s, float m)
 {
-    x = x < MX_EXP2_LOWEST ? MX_EXP2_LOWEST : x;
+    bool near = fabsf(m) < MX_EXP2_NEAR;
+    float x = near ? s : s - m, rest = near ? m : 0;
+    x = x < rest + MX_EXP2_LOWEST ? rest + MX_EXP2_LOWEST : x;
     if (isnan(x)) {
         return x; /* n below would be no integer */
     }
-    float n = (x + MX_EXP_ROUNDER) - MX_EXP_ROUNDER, r = x - n;
+    float shift = MX_EXP_ROUNDER - rest, shifted = x + shift, r = x - (shifted - shift);
     float p = fmaf(MX_EXP2_C3, r, MX_EXP2_C2);
     p = fmaf(p, r, MX_EXP2_C1);
-    return ldexpf(fmaf(p, r, 1.0f), (int)n);
+    return ldexpf(fmaf(p, r, 1.0f), (int)(shifted - MX_EXP_ROUNDER));
 }
 
 /* Folds 16 lanes to one sum, in the order of kernel.h. */
@@ -96,10 +98,10 @@ uint16_t mx_bf16_operand(float x)
     return (rounded & 0x7FFF) < MX_BF16_LEAST ? 0 : rounded;
 }
 
-/* Pair sum of b(factor * a[i]) [n] and pairs of stored bf16, `stride` apart. */
-static float pair_sum(const float *a, float factor, const uint16_t *pairs, size_t stride, size_t n)
+/* Pair sum, from `sum`, of b(factor * a[i]) [n] and pairs of stored bf16, `stride` apart. */
+static float pair_sum(float sum, const float *a, float factor, const uint16_t *pairs, size_t stride,
+                      size_t n)
 {
-    float sum = 0;
     for (size_t first = 0; first < n; first += MX_PAIR_GROUP) {
         size_t end = n - first < MX_PAIR_GROUP ? n : first + MX_PAIR_GROUP;
         float chains[2] = {0, 0};
@@ -117,7 +119,7 @@ static float key_score(const mx_attention *p, const float *q, size_t j)
 {
     if (p->kv_type == MX_KV_BF16) {
         const uint16_t *k = p->k;
-        return pair_sum(q, p->scale * MX_EXP_LOG2E,
+        return pair_sum(0, q, p->scale * MX_EXP_LOG2E,
                         k + j / LANES * p->head_dim * LANES + j % LANES * 2, 2 * LANES,
                         p->head_dim);
     }
@@ -129,34 +131,52 @@ static float key_score(const mx_attention *p, const float *q, size_t j)
     return p->scale * dot;
 }
 
-/* a of the contract, mixed so far, times `factor`, and values [begin, begin + n) times
- * their weights: dimension d. `begin` is even. */
-static float value_mix(const mx_attention *p, float mixed, float factor, const float *weights,
-                       size_t begin, size_t n, size_t d)
+/* a of the contract, mixed so far, and values [begin, begin + n) times their weights:
+ * dimension d. `begin` is even. */
+static float value_mix(const mx_attention *p, float mixed, const float *weights, size_t begin,
+                       size_t n, size_t d)
 {
     if (p->kv_type == MX_KV_BF16) {
         const uint16_t *v = (const uint16_t *)p->v + (begin * p->head_dim + 2 * d);
-        return fmaf(mixed, factor, pair_sum(weights, 1, v, 2 * p->head_dim, n));
+        return pair_sum(mixed, weights, 1, v, 2 * p->head_dim, n);
     }
     const float *v = (const float *)p->v + begin * p->head_dim + d;
-    mixed *= factor;
     for (size_t j = 0; j < n; j++) {
         mixed = fmaf(weights[j], v[j * p->head_dim], mixed);
     }
     return mixed;
 }
 
-/* Scores [n] to weights by the largest so far, *max; returns what counts before them. */
-static float scores_to_weights(const mx_attention *p, float *scores, size_t n, float *max)
+/* Scores [n] to weights; m of the contract becomes m'. Returns c. */
+static float scores_to_weights(const mx_attention *p, float *scores, size_t n, float *m)
 {
-    float (*power)(float) = p->kv_type == MX_KV_BF16 ? mx_exp2_weight : mx_exp, before = *max;
+    float top = -INFINITY, before = *m;
     for (size_t j = 0; j < n; j++) {
-        *max = scores[j] > *max ? scores[j] : *max;
+        top = scores[j] > top ? scores[j] : top;
     }
+    if (p->kv_type == MX_KV_BF16) {
+        *m = top > before + MX_EXP2_REACH ? ceilf(top) : before;
+        for (size_t j = 0; j < n; j++) {
+            scores[j] = mx_exp2_weight(scores[j], *m);
+        }
+        float change = before - *m;
+        return *m == before ? 1
+                            : ldexpf(1, (int)(change > MX_EXP2_FORGET ? change : MX_EXP2_FORGET));
+    }
+    *m = top > before ? top : before;
     for (size_t j = 0; j < n; j++) {
-        scores[j] = power(scores[j] - *max);
+        scores[j] = mx_exp(scores[j] - *m);
     }
-    return power(before - *max);
+    return mx_exp(before - *m);
+}
+
+/* a [head_dim] of the contract times c. */
+static void mix_scale(const mx_attention *p, float c, float *a)
+{
+    for (size_t d = 0; d < p->head_dim; d++) {
+        bool forgotten = p->kv_type == MX_KV_BF16 && c != 1 && fabsf(a[d] * c) < MX_EXP2_FORGOTTEN;
+        a[d] = forgotten ? 0 : a[d] * c;
+    }
 }
 
 /* One head of one token, which sees n_keys; out [head_dim] rests the sums. */
@@ -176,8 +196,9 @@ static void attention_row(const mx_attention *p, const float *q, size_t n_keys, 
         for (size_t j = 0; j < n; j++) {
             lanes[j % LANES] += weights[j];
         }
+        mix_scale(p, factor, out);
         for (size_t d = 0; d < p->head_dim; d++) {
-            out[d] = value_mix(p, out[d], factor, weights, begin, n, d);
+            out[d] = value_mix(p, out[d], weights, begin, n, d);
         }
     }
     float sum = fold(lanes);

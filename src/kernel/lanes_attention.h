@@ -79,11 +79,11 @@ MX_TEMPLATE void tile_add_pair(const register_tile *even, const register_tile *o
     }
 }
 
-/* Pair sums of n_terms terms: each chain of a group has the registers to itself. */
+/* Goes on with pair sums of n_terms terms: each chain of a group has the registers to
+ * itself. */
 MX_TEMPLATE void tile_pair_sum(const float *const *left, right_operand right, size_t n_terms,
                                int n_rows, int n_columns, register_tile *sum)
 {
-    tile_set_zero(n_rows, n_columns, sum);
     for (size_t first = 0; first < n_terms; first += MX_PAIR_GROUP) {
         size_t end = n_terms - first < MX_PAIR_GROUP ? n_terms : first + MX_PAIR_GROUP;
         register_tile even, odd;
@@ -123,10 +123,10 @@ MX_TEMPLATE void scores_tile(const attention_row *rows, const attention_block *b
     for (int r = 0; r < n_rows; r++) {
         queries[r] = rows[r].q;
     }
+    tile_set_zero(n_rows, n_tiles, &sum);
     if (pairs) {
         tile_pair_sum(queries, keys, dim, n_rows, n_tiles, &sum);
     } else {
-        tile_set_zero(n_rows, n_tiles, &sum);
         tile_chain(queries, keys, (term_range){0, dim, 1}, n_rows, n_tiles, &sum);
     }
     MX_UNROLL
@@ -161,41 +161,66 @@ static inline lanes lanes_bf16_operand(lanes x)
     return lanes_select(lanes_less(size, least), lanes_set(0), rounded);
 }
 
-/* Scores of a row that sees n keys to weights; in pairs, the keys up to n_all count for
- * other rows and get 0. */
-MX_TEMPLATE void row_softmax(attention_row *row, float *scores, size_t n, size_t n_all, float max,
-                             float factor, bool pairs)
+/* Scores of a row that sees n keys to weights. */
+static inline void row_softmax(attention_row *row, float *scores, size_t n, float max, float factor)
 {
     lanes sum = lanes_mul(lanes_load(row->sums), lanes_set(factor));
-    size_t i = 0;
-    for (; i < n; i += 16) {
-        lanes e = scores_weights(scores + i, max, pairs);
+    for (size_t i = 0; i < n; i += 16) {
+        lanes e = lanes_exp(lanes_sub(lanes_load(scores + i), lanes_set(max)));
         e = n - i < 16 ? lanes_select(lanes_first(n - i), e, lanes_set(0)) : e;
-        lanes_store(scores + i, pairs ? lanes_bf16_operand(e) : e);
+        lanes_store(scores + i, e);
         sum = lanes_add(sum, e);
-    }
-    for (; pairs && i < n_all; i += 16) {
-        lanes_store(scores + i, lanes_set(0));
     }
     lanes_store(row->sums, sum);
 }
 
 /* Softmax of n_rows rows: one power makes the factors of all of them. max [16]: m. */
-MX_TEMPLATE void rows_softmax(attention_row *rows, float *max, const attention_block *block,
-                              int n_rows, bool pairs, attention_weights *weights)
+static inline void rows_softmax(attention_row *rows, float *max, const attention_block *block,
+                                int n_rows, attention_weights *weights)
 {
-    float top[16] = {0};
-    size_t n_all = row_keys(&rows[n_rows - 1], block->begin);
+    float top[16] = {0}, after[16];
     for (int r = 0; r < n_rows; r++) {
         top[r] = lanes_fold_max(scores_top(weights->scores[r], row_keys(&rows[r], block->begin)));
     }
-    float after[16];
-    memcpy(after, max, sizeof after);
-    lanes_store(weights->factors, rows_rescale(after, lanes_load(top), pairs));
+    lanes before = lanes_load(max), larger = lanes_max(lanes_load(top), before);
+    lanes_store(weights->factors, lanes_exp(lanes_sub(before, larger)));
+    lanes_store(after, larger);
     memcpy(max, after, (size_t)n_rows * sizeof *max);
     for (int r = 0; r < n_rows; r++) {
-        row_softmax(&rows[r], weights->scores[r], row_keys(&rows[r], block->begin), n_all, max[r],
-                    weights->factors[r], pairs);
+        row_softmax(&rows[r], weights->scores[r], row_keys(&rows[r], block->begin), max[r],
+                    weights->factors[r]);
+    }
+}
+
+/* Scores of a row that sees n keys to weights for bf16 products; the keys up to n_all count
+ * for other rows and get 0. */
+static inline void row_softmax_pairs(attention_row *row, float *scores, size_t n, size_t n_all,
+                                     float max)
+{
+    exp2_place place = exp2_place_make(max);
+    lanes sum = lanes_load(row->sums);
+    size_t i = 0;
+    for (; i < n; i += 16) {
+        lanes e = lanes_exp2_weight(lanes_load(scores + i), place);
+        e = n - i < 16 ? lanes_select(lanes_first(n - i), e, lanes_set(0)) : e;
+        lanes_store(scores + i, lanes_bf16_operand(e));
+        sum = lanes_add(sum, e);
+    }
+    for (; i < n_all; i += 16) {
+        lanes_store(scores + i, lanes_set(0));
+    }
+    lanes_store(row->sums, sum);
+}
+
+static inline void rows_softmax_pairs(attention_row *rows, float *max, const attention_block *block,
+                                      int n_rows, attention_weights *weights)
+{
+    size_t n_all = row_keys(&rows[n_rows - 1], block->begin);
+    for (int r = 0; r < n_rows; r++) {
+        size_t n = row_keys(&rows[r], block->begin);
+        float top = lanes_fold_max(scores_top(weights->scores[r], n));
+        row_reach(&rows[r], block->head_dim, top, &max[r]);
+        row_softmax_pairs(&rows[r], weights->scores[r], n, n_all, max[r]);
     }
 }
 
@@ -206,36 +231,30 @@ typedef struct mix_place {
 } mix_place;
 
 /* Adds keys' values times weights [n_rows] to mix[d .. d + 16 n_columns) of n_rows rows.
- * The mix of the blocks before counts factors[r] times; NULL: as it is, these keys go on
- * in a block. In pairs: factors, and keys from the block's first on. */
+ * The mix of the blocks before counts factors[r] times; NULL: as it is. In pairs: keys
+ * from the block's first on. */
 MX_TEMPLATE void mix_tile(const attention_row *rows, const attention_block *block,
                           const float (*weights)[MX_ATTENTION_BLOCK], const float *factors,
                           mix_place at, int n_rows, int n_columns, bool pairs)
 {
     right_operand values = {block->v + at.d, block->head_dim, 16, at.part};
     const float *left[LANES_ROWS];
-    register_tile mixed, sum;
+    register_tile mixed;
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
         left[r] = weights[r];
-    }
-    if (pairs) {
-        tile_pair_sum(left, values, at.end, n_rows, n_columns, &sum);
     }
     MX_UNROLL
     for (int r = 0; r < n_rows; r++) {
         MX_UNROLL
         for (int i = 0; i < n_columns; i++) {
             lanes before = lanes_load_part(rows[r].mix + at.d + i * 16, at.part);
-            if (pairs) {
-                before = lanes_fma(before, lanes_set(factors[r]), sum.at[r][i]);
-            } else if (factors != NULL) {
-                before = lanes_mul(before, lanes_set(factors[r]));
-            }
-            mixed.at[r][i] = before;
+            mixed.at[r][i] = factors != NULL ? lanes_mul(before, lanes_set(factors[r])) : before;
         }
     }
-    if (!pairs) {
+    if (pairs) {
+        tile_pair_sum(left, values, at.end, n_rows, n_columns, &mixed);
+    } else {
         tile_chain(left, values, (term_range){at.begin, at.end, 1}, n_rows, n_columns, &mixed);
     }
     MX_UNROLL
@@ -268,13 +287,19 @@ MX_TEMPLATE void block_rows(attention_row *rows, float *max, const attention_blo
                             int n_rows, bool pairs)
 {
     attention_weights weights;
-    /* Later rows see as much or more. Fp32 chains stop at the last key that a row sees:
-     * -0 plus what a weight of 0 adds would be +0. */
-    size_t common = row_keys(&rows[pairs ? n_rows - 1 : 0], block->begin);
     scores_rows(rows, block, n_rows, pairs, &weights);
-    rows_softmax(rows, max, block, n_rows, pairs, &weights);
-    mix_keys(rows, block, weights.scores, weights.factors, 0, common, n_rows, pairs);
-    for (int r = 1; !pairs && r < n_rows; r++) {
+    if (pairs) {
+        rows_softmax_pairs(rows, max, block, n_rows, &weights);
+        mix_keys(rows, block, weights.scores, NULL, 0, row_keys(&rows[n_rows - 1], block->begin),
+                 n_rows, true);
+        return;
+    }
+    rows_softmax(rows, max, block, n_rows, &weights);
+    /* Later rows see as much or more. Chains stop at the last key that a row sees: -0 plus
+     * what a weight of 0 adds would be +0. */
+    size_t common = row_keys(&rows[0], block->begin);
+    mix_keys(rows, block, weights.scores, weights.factors, 0, common, n_rows, false);
+    for (int r = 1; r < n_rows; r++) {
         size_t end = row_keys(&rows[r], block->begin);
         if (end > common) {
             mix_keys(&rows[r], block, weights.scores + r, NULL, common, end, 1, false);

@@ -4,6 +4,9 @@
 
 #include "kernel/exp_constants.h"
 
+#include <math.h>
+#include <stdbool.h>
+
 /* mx_exp of every lane. */
 static inline lanes lanes_exp(lanes x)
 {
@@ -23,17 +26,30 @@ static inline lanes lanes_exp(lanes x)
     return lanes_scale(p, n);
 }
 
-/* mx_exp2_weight of every lane. */
-static inline lanes lanes_exp2_weight(lanes x)
+/* What mx_exp2_weight makes of m: x = s - origin is at least `lowest`, and adding `shift`
+ * rounds it to an integer. */
+typedef struct exp2_place {
+    float origin, lowest, shift;
+} exp2_place;
+
+static inline exp2_place exp2_place_make(float m)
 {
-    x = lanes_max(lanes_set(MX_EXP2_LOWEST), x); /* operand order: NaN passes on */
-    lanes rounder = lanes_set(MX_EXP_ROUNDER);
-    lanes n = lanes_sub(lanes_add(x, rounder), rounder);
-    lanes r = lanes_sub(x, n);
+    bool near = fabsf(m) < MX_EXP2_NEAR;
+    float rest = near ? m : 0;
+    return (exp2_place){near ? 0 : m, rest + MX_EXP2_LOWEST, MX_EXP_ROUNDER - rest};
+}
+
+/* mx_exp2_weight of every lane. */
+static inline lanes lanes_exp2_weight(lanes s, exp2_place at)
+{
+    /* Operand order: NaN passes on. */
+    lanes x = lanes_max(lanes_set(at.lowest), lanes_sub(s, lanes_set(at.origin)));
+    lanes shift = lanes_set(at.shift), shifted = lanes_add(x, shift);
+    lanes r = lanes_sub(x, lanes_sub(shifted, shift));
     lanes p = lanes_fma(lanes_set(MX_EXP2_C3), r, lanes_set(MX_EXP2_C2));
     p = lanes_fma(p, r, lanes_set(MX_EXP2_C1));
     p = lanes_fma(p, r, lanes_set(1.0f));
-    return lanes_scale(p, n);
+    return lanes_scale(p, lanes_sub(shifted, lanes_set(MX_EXP_ROUNDER)));
 }
 
 #endif

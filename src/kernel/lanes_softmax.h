@@ -22,7 +22,7 @@ typedef struct attention_row {
     float *mix;     /* [head_dim]: a of the contract */
     float *out;     /* [head_dim] */
     size_t n_keys;
-    float sums[16]; /* z of the contract */
+    float sums[16] __attribute__((aligned(64))); /* z of the contract */
 } attention_row;
 
 /* Keys of the block from `begin` on that the row sees: 0 to MX_ATTENTION_BLOCK. */
@@ -68,21 +68,24 @@ static inline lanes scores_top(const float *scores, size_t n)
     return top;
 }
 
-/* m' and c of the contract, for 16 rows: max [16] becomes the larger of it and top;
- * returns the factors. */
-MX_TEMPLATE lanes rows_rescale(float *max, lanes top, bool pairs)
+/* m' of the contract with bf16, *max being m: where it moves, so do the row's sums. */
+static inline void row_reach(attention_row *row, size_t head_dim, float top, float *max)
 {
-    lanes before = lanes_load(max), after = lanes_max(top, before);
-    lanes change = lanes_sub(before, after);
-    lanes_store(max, after);
-    return pairs ? lanes_exp2_weight(change) : lanes_exp(change);
-}
-
-/* Weights of 16 scores. */
-MX_TEMPLATE lanes scores_weights(const float *scores, float max, bool pairs)
-{
-    lanes x = lanes_sub(lanes_load(scores), lanes_set(max));
-    return pairs ? lanes_exp2_weight(x) : lanes_exp(x);
+    if (!(top > *max + MX_EXP2_REACH)) {
+        return;
+    }
+    float before = *max;
+    *max = ceilf(top);
+    float change = before - *max > MX_EXP2_FORGET ? before - *max : MX_EXP2_FORGET;
+    lanes factor = lanes_set_bits((uint32_t)(127 + (int)change) << 23); /* 2^change */
+    lanes_store(row->sums, lanes_mul(lanes_load(row->sums), factor));
+    lanes size = lanes_set_bits(0x7FFFFFFF), least = lanes_set(MX_EXP2_FORGOTTEN);
+    for (size_t d = 0; d < head_dim; d += 16) {
+        size_t part = head_dim - d < 16 ? head_dim - d : 16;
+        lanes mix = lanes_mul(lanes_load_part(row->mix + d, part), factor);
+        mix = lanes_select(lanes_less(lanes_and(mix, size), least), lanes_set(0), mix);
+        lanes_store_part(row->mix + d, mix, part);
+    }
 }
 
 /*
