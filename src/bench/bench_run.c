@@ -126,6 +126,10 @@ static mx_status read_options(mx_bench *bench, mx_error *err)
     if ((options->peer_path == NULL) != (options->peer_model == NULL)) {
         return mx_error_set(err, MX_ERR_ARGUMENT, "a peer needs its program and its model file");
     }
+    if (options->peer_path != NULL && !mx_bench_wants(bench, "peer")) {
+        return mx_error_set(err, MX_ERR_ARGUMENT, "only: '%s' leaves out the peer that is given",
+                            options->only);
+    }
     bench->rounds = options->rounds > 0 ? options->rounds : options->quick ? QUICK_ROUNDS : ROUNDS;
     if (bench->rounds > MX_BENCH_MAX_ROUNDS) {
         return mx_error_set(err, MX_ERR_ARGUMENT, "rounds: %u is more than %u", bench->rounds,

@@ -390,6 +390,9 @@ static void test_bad_peers(void **state)
                                 .peer_model = "x"};
     assert_int_equal(run(&options, &o, &err), MX_ERR_IO);
     assert_non_null(strstr(err.text, "/no/such/peer"));
+    options.only = "decode";
+    assert_int_equal(run(&options, &o, &err), MX_ERR_ARGUMENT);
+    assert_non_null(strstr(err.text, "only: 'decode' leaves out the peer"));
 }
 
 /* ---- options --------------------------------------------------------------------------- */
