@@ -18,7 +18,8 @@ enum {
     BF16_PANELS = 2,   /* panels at once for one token: four were too many streams */
     BF16_AHEAD = 1024, /* bytes of a row, prefetched */
     BF16_LINE = 64,
-    BF16_BURST = 8, /* lines of a row, prefetched together */
+    BF16_BURST = 8,   /* lines of a row, prefetched together */
+    BF16_LONG = 1024, /* columns that are worth beginning at a line */
     BF16_ELEMENT = 2,
     BF16_STEP = 32, /* columns at a time: a cache line of a row */
     BF16_FEW = 4,   /* tokens of the second smallest tile */
@@ -115,15 +116,15 @@ MX_TEMPLATE void bf16_columns(const float (*pairs)[16 * MX_PANEL_ROWS], const fl
 }
 
 /*
- * Fetches what is used BF16_AHEAD bytes after column k of n_rows rows, near their end what
- * the next tile begins with: a line of each row, or `burst` lines of every burst-th part
- * of the rows in turn, since memory gives neighbours faster. To the second level: rows often
+ * Fetches what is used BF16_AHEAD bytes after column k, step `step`, of n_rows rows, near
+ * their end what the next tile begins with: a line of each row, or `burst` lines of every burst-th
+ * part of the rows in turn, since memory gives neighbours faster. To the second level: rows often
  * lie 4 KB apart, where the first has no room for all. Beyond the last row this does nothing.
  */
 MX_TEMPLATE void bf16_fetch(const mx_bf16_product *p, const uint8_t *const *rows, size_t n_rows,
-                            size_t k, size_t burst)
+                            size_t k, size_t step, size_t burst)
 {
-    size_t each = n_rows / burst, turn = k / BF16_STEP % burst;
+    size_t each = n_rows / burst, turn = step % burst;
     size_t at = (k - turn * BF16_STEP) * BF16_ELEMENT + BF16_AHEAD;
     at += at < p->row_bytes ? 0 : p->row_bytes * (n_rows - 1);
     for (size_t r = turn * each; r < (turn + 1) * each; r++) {
@@ -148,6 +149,30 @@ MX_TEMPLATE void bf16_step(const uint8_t *const *rows, const float *const *x, si
     }
 }
 
+/* acc += columns [begin, end), fewer than BF16_STEP. */
+MX_TEMPLATE void bf16_rest(const uint8_t *const *rows, const float *const *x, size_t begin,
+                           size_t end, int n_panels, int n_tokens, bf16_sums acc)
+{
+    MX_UNROLL
+    for (int i = 0; i < n_panels; i++) {
+        float panel[BF16_STEP * MX_PANEL_ROWS];
+        bf16_unpack_part(rows + i * MX_PANEL_ROWS, MX_PANEL_ROWS, begin, end - begin, panel);
+        for (size_t k = begin; k < end; k++) {
+            lanes column = lanes_load(panel + (k - begin) * MX_PANEL_ROWS);
+            bf16_add(x, k, column, n_tokens, acc[i]);
+        }
+    }
+}
+
+/* Columns before the first that begins a cache line in every row; 0 where there is none, or
+ * rows are too short for it to pay. Steps that straddle lines read each of them twice. */
+static size_t bf16_lead(const mx_bf16_product *p)
+{
+    size_t past = (uintptr_t)p->rows % BF16_LINE;
+    bool alike = p->row_bytes % BF16_LINE == 0 && past % BF16_ELEMENT == 0;
+    return alike && past > 0 && p->k >= BF16_LONG ? (BF16_LINE - past) / BF16_ELEMENT : 0;
+}
+
 /* n_panels * 16 rows from `row` on, n_tokens or fewer tokens. */
 MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, int n_tokens)
 {
@@ -167,25 +192,18 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
             acc[i][t] = lanes_set(0);
         }
     }
-    size_t whole = p->k / BF16_STEP * BF16_STEP;
+    size_t lead = bf16_lead(p), n_steps = (p->k - lead) / BF16_STEP, k = lead;
     bool bursts = p->k % (BF16_STEP * BF16_BURST) == 0; /* or all rows have no turn */
-    for (size_t k = 0; k < whole; k += BF16_STEP) {
+    bf16_rest(rows, x, 0, lead, n_panels, n_tokens, acc);
+    for (size_t step = 0; step < n_steps; step++, k += BF16_STEP) {
         if (bursts) {
-            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, BF16_BURST);
+            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, step, BF16_BURST);
         } else {
-            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, 1);
+            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, step, 1);
         }
         bf16_step(rows, x, k, n_panels, n_tokens, acc);
     }
-    MX_UNROLL
-    for (int i = 0; i < n_panels; i++) {
-        float panel[BF16_STEP * MX_PANEL_ROWS];
-        bf16_unpack_part(rows + i * MX_PANEL_ROWS, MX_PANEL_ROWS, whole, p->k - whole, panel);
-        for (size_t k = whole; k < p->k; k++) {
-            lanes column = lanes_load(panel + (k - whole) * MX_PANEL_ROWS);
-            bf16_add(x, k, column, n_tokens, acc[i]);
-        }
-    }
+    bf16_rest(rows, x, k, p->k, n_panels, n_tokens, acc);
     MX_UNROLL
     for (int i = 0; i < n_panels; i++) {
         size_t first = row + (size_t)i * MX_PANEL_ROWS, rest = p->n_rows - first;

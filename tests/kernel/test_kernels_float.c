@@ -159,12 +159,12 @@ static void bf16_panels_compare(const mx_kernels *table, const uint8_t *rows, si
     guarded_free(&got);
 }
 
-/* Rows of bf16 at odd addresses, with bytes between them, that end where memory
+/* Rows of bf16 at any addresses, with `gap` bytes between them, that end where memory
  * does: against the fma chain over the widened values. */
 static void bf16_compare(const ladder *all, dice *d, size_t k, size_t n_rows, size_t n_tokens,
-                         data_kind kind)
+                         size_t gap, data_kind kind)
 {
-    size_t row_bytes = 2 * k + 3, stride = n_rows + 5;
+    size_t row_bytes = 2 * k + gap, stride = n_rows + 5;
     guarded rows = guarded_make((n_rows - 1) * row_bytes + 2 * k, 1);
     guarded w = guarded_floats(n_rows * k), x = guarded_floats(n_tokens * k);
     float *weights = w.data, *want = malloc(n_rows * n_tokens * sizeof *want);
@@ -212,13 +212,20 @@ static void test_bf16_product(void **state)
     dice d = {.seed = 17};
     for (size_t rows = 1; rows <= 67; rows += rows < 34 ? 1 : 11) {
         for (size_t tokens = 1; tokens <= MX_BF16_TOKENS; tokens++) {
-            bf16_compare(&all, &d, 1 + dice_below(&d, 70), rows, tokens, DATA_NORMAL);
+            bf16_compare(&all, &d, 1 + dice_below(&d, 70), rows, tokens, 3, DATA_NORMAL);
         }
     }
     for (int kind = 0; kind < DATA_KINDS; kind++) {
-        bf16_compare(&all, &d, 100, 40, 3, (data_kind)kind);
-        bf16_compare(&all, &d, 1040, 35, 1, (data_kind)kind);
+        bf16_compare(&all, &d, 100, 40, 3, 3, (data_kind)kind);
+        bf16_compare(&all, &d, 1040, 35, 1, 3, (data_kind)kind);
     }
+    /* Rows whose columns begin cache lines alike, all of them or after the first few; as
+     * many steps as there are in bursts, or others. */
+    for (size_t past = 0; past < 32; past++) {
+        size_t k = (past % 2 == 0 ? 1024 : 1216) + past, tokens = 1 + past % MX_BF16_TOKENS;
+        bf16_compare(&all, &d, k, 33, tokens, 64 - 2 * k % 64, DATA_NORMAL);
+    }
+    bf16_compare(&all, &d, 2048, 70, 1, 0, DATA_NORMAL);
 }
 
 /* ---- casts ----------------------------------------------------------------- */
