@@ -19,47 +19,22 @@ static mx_status forward_chunk(mx_bench *bench, uint32_t start, uint32_t n, mx_e
     return mx_session_forward(bench->session, &segment, 1, err);
 }
 
-/*
- * Share of attention in a prefill by chunks: of a chunk's time, attention is what
- * grows with the number of keys, hence the slope of a straight line (least squares)
- * through (mean keys, seconds) times the keys.
- */
-static double attention_share(const double *keys, const double *seconds, size_t n)
-{
-    double mean_keys = 0, mean_seconds = 0, covariance = 0, variance = 0;
-    for (size_t i = 0; i < n; i++) {
-        mean_keys += keys[i] / (double)n;
-        mean_seconds += seconds[i] / (double)n;
-    }
-    for (size_t i = 0; i < n; i++) {
-        covariance += (keys[i] - mean_keys) * (seconds[i] - mean_seconds);
-        variance += (keys[i] - mean_keys) * (keys[i] - mean_keys);
-    }
-    return covariance / variance * mean_keys / mean_seconds;
-}
-
 /* Tokens in chunks as `generate` takes a prompt, then the logits of the last. */
 static mx_status run_prefill(mx_bench *bench, const mx_bench_row *row, double *seconds,
                              mx_error *err)
 {
-    double keys[LONG_PREFILL / MX_BENCH_CHUNK], times[LONG_PREFILL / MX_BENCH_CHUNK];
-    size_t chunks = 0;
     uint32_t last = 0;
-    double start = mx_clock_seconds(), before = start;
+    double start = mx_clock_seconds(), before = mx_session_attention_seconds(bench->session);
     for (uint32_t at = 0; at < row->tokens; at += MX_BENCH_CHUNK) {
         uint32_t left = row->tokens - at, n = left < MX_BENCH_CHUNK ? left : MX_BENCH_CHUNK;
         MX_TRY(forward_chunk(bench, at, n, err));
         last = n - 1;
-        double now = mx_clock_seconds();
-        keys[chunks] = at + n / 2.0;
-        times[chunks++] = now - before;
-        before = now;
     }
     MX_TRY(mx_session_logits(bench->session, &last, 1, bench->logits, err));
     *seconds = mx_clock_seconds() - start;
     if (row->companion != 0) {
-        mx_bench_record(&bench->rows[row->companion - 1],
-                        100 * attention_share(keys, times, chunks), 0);
+        double attention = mx_session_attention_seconds(bench->session) - before;
+        mx_bench_record(&bench->rows[row->companion - 1], 100 * attention / *seconds, 0);
     }
     return MX_OK;
 }

@@ -41,6 +41,7 @@ struct mx_session {
     size_t row_stride;
     float *attention_scratch; /* [threads][attention_stride] */
     size_t attention_stride;
+    double attention_seconds; /* spent in attention so far */
     float *frequencies;    /* [head_dim / 2]: rope's inv_freq */
     float *cos, *sin;      /* [max_context][head_dim / 2], filled up to angles_ready */
     uint32_t angles_ready; /* positions whose angles are known */

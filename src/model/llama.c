@@ -5,6 +5,7 @@
  * step is a loop over tokens (or over tokens and heads) or a product with a
  * weight matrix. No step's arithmetic depends on which other tokens are there.
  */
+#include "base/clock.h"
 #include "model/forward.h"
 #include "model/rope.h"
 
@@ -213,8 +214,10 @@ static bool attention_block(step *s)
         return false;
     }
     for_tokens(s, session->n_tokens, rope_range);
+    double start = mx_clock_seconds();
     mx_team_for(session->model->backend.team, session->n_query_tiles * s->config->kv_heads, 1,
                 attention_range, s);
+    session->attention_seconds += mx_clock_seconds() - start;
     set_streams(session, s->index, 1);
     s->residual_due = project(s, MX_PROJ_O, 1, mixed, &session->normed);
     return s->residual_due;

@@ -339,3 +339,8 @@ mx_status mx_session_score(mx_session *session, const uint32_t *rows, const int3
     }
     return MX_OK;
 }
+
+double mx_session_attention_seconds(const mx_session *session)
+{
+    return session->attention_seconds;
+}

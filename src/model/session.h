@@ -54,6 +54,10 @@ mx_status mx_session_logits(mx_session *session, const uint32_t *rows, size_t n_
 mx_status mx_session_score(mx_session *session, const uint32_t *rows, const int32_t *picks,
                            size_t n_rows, mx_row_stats *stats, float *picked, mx_error *err);
 
+/* Wall-clock seconds that the session's calls have spent in attention: scores, softmax and
+ * mix, without the projections around them. */
+double mx_session_attention_seconds(const mx_session *session);
+
 /* ---- one layer at a time (calibration) ------------------------------------- */
 
 /*

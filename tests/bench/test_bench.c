@@ -310,7 +310,7 @@ static void test_run(void **state)
     outputs_free(&o);
 }
 
-/* The long prefill's chunks tell attention's share. */
+/* The long prefill tells attention's share. */
 static void test_long_prefill(void **state)
 {
     (void)state;
@@ -325,7 +325,8 @@ static void test_long_prefill(void **state)
     assert_int_equal(json_array_size(rows), 3);
     assert_int_equal(number(share, "tokens"), 2048);
     assert_int_equal(json_array_size(json_object_get(share, "rounds")), 3);
-    assert_true(number(share, "median") > 5); /* a model this narrow does little else */
+    double median = number(share, "median"); /* a model this narrow does little else */
+    assert_true(median > 5 && median < 100);
     json_decref(root);
     outputs_free(&o);
 }
