@@ -126,15 +126,15 @@ MX_TEMPLATE void tile_add(int column, const uint8_t *right, size_t pair_step)
 
 /* ---- steps of a block ------------------------------------------------------------ */
 
-/* Keys [begin, begin + n_keys), a block. Its values: whole groups where they are stored,
+/* A block of n_keys keys, as they are stored. Its values: whole groups where they are stored,
  * the rest in scratch, filled up with 0. */
 typedef struct key_block {
     size_t n_keys;
     const uint8_t *keys, *values, *rest;
 } key_block;
 
-/* m of the contract of a pass's rows and how weights follow from it in registers (exp2_place,
- * near_shift from MX_EXP2_LOWEST on): NaN where they do not. */
+/* m of the contract of a pass's rows, and what row_weights needs of it: exp2_place's lowest,
+ * and its shift to exponents counted from MX_EXP2_LOWEST; NaN where m is not near. */
 typedef struct row_reaches {
     float max[FULL_ROWS], lowest[FULL_ROWS], near_shift[FULL_ROWS];
 } row_reaches;
