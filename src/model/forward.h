@@ -42,9 +42,9 @@ struct mx_session {
     float *attention_scratch; /* [threads][attention_stride] */
     size_t attention_stride;
     double attention_seconds; /* spent in attention so far */
-    float *frequencies;    /* [head_dim / 2]: rope's inv_freq */
-    float *cos, *sin;      /* [max_context][head_dim / 2], filled up to angles_ready */
-    uint32_t angles_ready; /* positions whose angles are known */
+    float *frequencies;       /* [head_dim / 2]: rope's inv_freq */
+    float *cos, *sin;         /* [max_context][head_dim / 2], filled up to angles_ready */
+    uint32_t angles_ready;    /* positions whose angles are known */
     uint8_t *operand_scratch, *product_scratch;
     float *score_hidden; /* [128][hidden], allocated at first use */
     float *logits;       /* [128][vocab], allocated at first use */
