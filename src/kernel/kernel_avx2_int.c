@@ -12,17 +12,12 @@
  * All of them, and the loads, pass the same few instructions a cycle: 6 tokens at a
  * time share the weights' loads, and what is left beside is kept small.
  *
- * Byte weights would saturate: they go as |w| times sign(a, w), at most
+ * Byte weights of 7 bits (e2m3) are unsigned with an offset too; their 16-bit sums hold
+ * two quads. Others would saturate: they go as |w| times sign(a, w), at most
  * 128 * 127 * 2 in 16 bits (activations are encoded symmetrically, never as -128),
  * widened at each quad.
- *
- * Few tokens: panels of 4-bit weights are read once, unpacked in registers.
  */
-#include "kernel/kernel_avx2.h"
-
-#include "kernel/int_layout.h"
-#include "kernel/lanes_avx2.h"
-#include "kernel/unroll.h"
+#include "kernel/lanes_avx2_int.h"
 
 #include <math.h>
 #include <string.h>
@@ -33,12 +28,9 @@ enum {
     RUN_QUADS = 64,   /* unpacked at a time: 4 KiB a panel */
     RUN_BLOCKS = RUN_QUADS / 2,
     RUN_AHEAD = RUN_QUADS / 8, /* blocks of a run of the common length */
-    PART_QUADS = 8,            /* of a block, at most, between two widenings */
     STEP = 6,                  /* tokens at a time, at most: 12 sums, 2 weights, 2 products */
-    SMALL = 4,                 /* "few tokens" */
-    SMALL_PANELS = 2,          /* read side by side */
-    SMALL_AHEAD = 2048,        /* bytes of codes */
     SCALES = 256,
+    SHORT_OFFSET = 64, /* of WEIGHTS_SHORT: half of the layout's, and of its seeds */
 };
 
 typedef struct sweep {
@@ -50,14 +42,15 @@ typedef struct sweep {
     size_t n_tokens, n_tiles;
     float *out; /* of the first token and row */
     size_t out_stride, n_rows;
-    bool plain;        /* mx_layout_is_plain, all panels */
+    bool plain; /* mx_layout_is_plain, all panels */
+    weights_kind kind;
     size_t part_quads; /* at most PART_QUADS; nibbles: what 16-bit sums hold */
     /* Scratch. The table holds exponents e where the data is not plain, else 2^e; an
      * entry is as long as tiles' slots assume, MX_SLOT_BYTES. */
     float table[SCALES][PANELS][16] __attribute__((aligned(64)));
     float acc[PANELS][GROUP_TILES * 16][16] __attribute__((aligned(64)));
     int32_t dots[PANELS][GROUP_TILES * 16][16] __attribute__((aligned(64)));
-    /* Of one run. Nibbles: value + offset. Bytes: values, then magnitudes. */
+    /* Of one run. WEIGHTS_BYTES: values, then magnitudes. Others: value + offset. */
     uint8_t weights[PANELS][2][RUN_QUADS][MX_QUAD_BYTES] __attribute__((aligned(64)));
 } sweep;
 
@@ -78,23 +71,6 @@ static __m256i nibble_table(const mx_int_layout *layout, const mx_format *format
         table[i] = (uint8_t)(value + layout->offset);
     }
     return _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)(const void *)table));
-}
-
-MX_TEMPLATE __m256i load_i(const void *p)
-{
-    return _mm256_load_si256((const __m256i *)p);
-}
-
-MX_TEMPLATE void store_i(void *p, __m256i v)
-{
-    _mm256_store_si256((__m256i *)p, v);
-}
-
-MX_TEMPLATE __m256i broadcast_u32(const void *p)
-{
-    int32_t bits;
-    memcpy(&bits, p, sizeof bits);
-    return _mm256_set1_epi32(bits);
 }
 
 /* value * 2^e, rounded once, for any e of two scales; NaN where e is. */
@@ -206,14 +182,6 @@ MX_TEMPLATE void acc_add(__m256i low, __m256i high, entries at, size_t slot, flo
     lanes_store(acc, sum);
 }
 
-/* The value, of which the compiler knows nothing: it would make trees of sums, and
- * spill most of their leaves. */
-MX_TEMPLATE __m256i opaque(__m256i value)
-{
-    __asm__("" : "+x"(value));
-    return value;
-}
-
 /* Where a step's tokens stand in a run: by value, so that stores cannot make the
  * compiler load the addresses again. */
 typedef struct step {
@@ -258,35 +226,60 @@ MX_TEMPLATE void quad_nibbles(step at, size_t q, int n_tokens, __m256i sum[STEP]
     }
 }
 
-/* One quad of byte weights, in 32 bits. */
-MX_TEMPLATE void quad_bytes(step at, size_t q, int n_tokens, __m256i sum[STEP][2])
+/* Two quads of byte weights of 8 rows, as products in 16 bits of a token each: their sum
+ * where that fits, WEIGHTS_SHORT, else they are widened one by one. */
+MX_TEMPLATE __m256i octet_bytes(const __m256i w[2], const __m256i magnitude[2],
+                                const uint8_t *token, weights_kind kind)
 {
     __m256i ones = _mm256_set1_epi16(1);
+    __m256i first = broadcast_u32(token), second = broadcast_u32(token + MX_QUAD_BYTES);
+    if (kind == WEIGHTS_SHORT) {
+        __m256i pairs =
+            _mm256_add_epi16(_mm256_maddubs_epi16(w[0], first), _mm256_maddubs_epi16(w[1], second));
+        return _mm256_madd_epi16(pairs, ones);
+    }
+    __m256i x = _mm256_maddubs_epi16(magnitude[0], _mm256_sign_epi8(first, w[0]));
+    __m256i y = _mm256_maddubs_epi16(magnitude[1], _mm256_sign_epi8(second, w[1]));
+    return _mm256_add_epi32(_mm256_madd_epi16(x, ones), _mm256_madd_epi16(y, ones));
+}
+
+/* sum = dots of n_quads quads of byte weights: 8 rows after the others, which leaves
+ * registers for all tokens. */
+MX_TEMPLATE void quads_bytes(step at, size_t n_quads, int n_tokens, weights_kind kind,
+                             __m256i sum[STEP][2])
+{
     MX_UNROLL
     for (int half = 0; half < 2; half++) {
-        const uint8_t *weights = at.weights + q * MX_QUAD_BYTES + 32 * half;
-        __m256i w = load_i(weights), magnitude = load_i(weights + RUN_QUADS * MX_QUAD_BYTES);
+        /* Or the compiler would keep what it has broadcast, on the stack. */
+        __asm__("" : "+r"(at.quads));
         MX_UNROLL
         for (int t = 0; t < n_tokens; t++) {
-            __m256i value = broadcast_u32(at.quads + q * MX_QUAD_BYTES + t * 4);
-            __m256i pairs = _mm256_maddubs_epi16(magnitude, _mm256_sign_epi8(value, w));
-            sum[t][half] = _mm256_add_epi32(sum[t][half], _mm256_madd_epi16(pairs, ones));
+            sum[t][half] = _mm256_setzero_si256();
+        }
+        for (size_t q = 0; q < n_quads; q += 2) {
+            const uint8_t *weights = at.weights + q * MX_QUAD_BYTES + 32 * half;
+            __m256i w[2] = {load_i(weights), load_i(weights + MX_QUAD_BYTES)},
+                    magnitude[2] = {w[0]};
+            if (kind == WEIGHTS_BYTES) {
+                magnitude[0] = load_i(weights + RUN_QUADS * MX_QUAD_BYTES);
+                magnitude[1] = load_i(weights + (RUN_QUADS + 1) * MX_QUAD_BYTES);
+            }
+            MX_UNROLL
+            for (int t = 0; t < n_tokens; t++) {
+                const uint8_t *token = at.quads + q * MX_QUAD_BYTES + t * 4;
+                sum[t][half] =
+                    opaque(_mm256_add_epi32(sum[t][half], octet_bytes(w, magnitude, token, kind)));
+            }
         }
     }
 }
 
 /* sum = dots of n_quads >= 1 quads, without seeds. */
-MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, bool nibbles,
+MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, weights_kind kind,
                             __m256i sum[STEP][2])
 {
-    if (!nibbles) {
-        MX_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            sum[t][0] = sum[t][1] = _mm256_setzero_si256();
-        }
-        for (size_t q = 0; q < n_quads; q++) {
-            quad_bytes(at, q, n_tokens, sum);
-        }
+    if (kind != WEIGHTS_NIBBLES) {
+        quads_bytes(at, n_quads, n_tokens, kind, sum);
         return;
     }
     quad_nibbles(at, 0, n_tokens, sum);
@@ -309,7 +302,7 @@ MX_TEMPLATE void quads_dots(step at, size_t n_quads, int n_tokens, bool nibbles,
 }
 
 /* Dots of one block, or a part of it, onto the accumulators or to rest. */
-MX_TEMPLATE void step_add(const run *r, step at, entries table, int n_tokens, bool nibbles,
+MX_TEMPLATE void step_add(const run *r, step at, entries table, int n_tokens, weights_kind kind,
                           bool plain, bool whole, __m256i sum[STEP][2])
 {
     MX_UNROLL
@@ -318,8 +311,9 @@ MX_TEMPLATE void step_add(const run *r, step at, entries table, int n_tokens, bo
         if (!whole && !r->begins) {
             low = _mm256_add_epi32(low, load_i(at.dots + t * 16));
             high = _mm256_add_epi32(high, load_i(at.dots + t * 16 + 8));
-        } else if (nibbles) { /* byte weights have no offset here */
+        } else if (kind != WEIGHTS_BYTES) { /* which have no offset here */
             __m256i seed = broadcast_u32(at.seeds + t * 4);
+            seed = kind == WEIGHTS_SHORT ? _mm256_srai_epi32(seed, 1) : seed;
             low = _mm256_add_epi32(low, seed);
             high = _mm256_add_epi32(high, seed);
         }
@@ -335,15 +329,16 @@ MX_TEMPLATE void step_add(const run *r, step at, entries table, int n_tokens, bo
 }
 
 /* 16 rows and n_tokens tokens over one run. */
-MX_TEMPLATE void step_run(const run *r, step at, int n_tokens, bool nibbles, bool plain, bool whole)
+MX_TEMPLATE void step_run(const run *r, step at, int n_tokens, weights_kind kind, bool plain,
+                          bool whole)
 {
     size_t n_quads = whole ? 8 : r->n_quads;
     for (size_t b = 0; b < r->n_blocks; b++) {
         __m256i sum[STEP][2];
         /* Or the compiler would keep accumulators from block to block, on the stack. */
         __asm__("" : "+r"(at.acc));
-        quads_dots(at, n_quads, n_tokens, nibbles, sum);
-        step_add(r, at, entries_make(at.tables[b] + at.panel_at), n_tokens, nibbles, plain, whole,
+        quads_dots(at, n_quads, n_tokens, kind, sum);
+        step_add(r, at, entries_make(at.tables[b] + at.panel_at), n_tokens, kind, plain, whole,
                  sum);
         at.weights += n_quads * MX_QUAD_BYTES;
         at.seeds += 64;
@@ -353,18 +348,18 @@ MX_TEMPLATE void step_run(const run *r, step at, int n_tokens, bool nibbles, boo
 }
 
 /* The step for some of the `left` tokens of a tile; returns their number. */
-MX_TEMPLATE size_t step_tokens(const run *r, step at, size_t left, bool nibbles, bool plain,
+MX_TEMPLATE size_t step_tokens(const run *r, step at, size_t left, weights_kind kind, bool plain,
                                bool whole)
 {
     size_t n_steps = (left + STEP - 1) / STEP, n_tokens = (left + n_steps - 1) / n_steps;
     if (whole && n_tokens == 6) {
-        step_run(r, at, 6, nibbles, plain, whole);
+        step_run(r, at, 6, kind, plain, whole);
     } else if (whole && n_tokens == 5) {
-        step_run(r, at, 5, nibbles, plain, whole);
+        step_run(r, at, 5, kind, plain, whole);
     } else if (n_tokens >= 4) {
-        step_run(r, at, n_tokens = 4, nibbles, plain, whole);
+        step_run(r, at, n_tokens = 4, kind, plain, whole);
     } else {
-        step_run(r, at, n_tokens = 1, nibbles, plain, whole);
+        step_run(r, at, n_tokens = 1, kind, plain, whole);
     }
     return n_tokens;
 }
@@ -380,7 +375,7 @@ static void sums_store(const sweep *s, size_t panel, size_t token, size_t n_toke
 }
 
 /* One run of a panel over a tile, from `first`, its first token in the group, on. */
-MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, bool nibbles,
+MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, weights_kind kind,
                             bool plain, bool whole)
 {
     const mx_int_layout *layout = s->layout;
@@ -397,7 +392,7 @@ MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, 
             .acc = s->acc[panel][first + t],
             .dots = s->dots[panel][first + t],
         };
-        n = step_tokens(r, at, n_tokens - t, nibbles, plain, whole);
+        n = step_tokens(r, at, n_tokens - t, kind, plain, whole);
     }
     /* Here rather than when all is done: the stores' misses hide behind the next tile. */
     if (r->last) {
@@ -406,26 +401,37 @@ MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, 
 }
 
 /* One run over all tokens of the group; the literal arguments make the copies. */
-MX_TEMPLATE void run_sweep(sweep *s, const run *r, bool nibbles, bool plain, bool whole)
+MX_TEMPLATE void run_sweep(sweep *s, const run *r, weights_kind kind, bool plain, bool whole)
 {
     for (size_t token = 0; token < s->n_tokens; token += 16) {
         for (size_t panel = 0; panel < s->n_panels; panel++) {
-            tile_sweep(s, r, panel, token, nibbles, plain, whole);
+            tile_sweep(s, r, panel, token, kind, plain, whole);
         }
+    }
+}
+
+MX_TEMPLATE void run_sweep_kind(sweep *s, const run *r, weights_kind kind, bool whole)
+{
+    if (whole) {
+        run_sweep(s, r, kind, true, true);
+    } else {
+        s->plain ? run_sweep(s, r, kind, true, false) : run_sweep(s, r, kind, false, false);
     }
 }
 
 static void run_sweep_any(sweep *s, const run *r)
 {
     bool whole = s->plain && r->begins && r->ends && r->n_quads == 8;
-    if (s->layout->nibbles && whole) {
-        run_sweep(s, r, true, true, true);
-    } else if (s->layout->nibbles) {
-        s->plain ? run_sweep(s, r, true, true, false) : run_sweep(s, r, true, false, false);
-    } else if (whole) {
-        run_sweep(s, r, false, true, true);
-    } else {
-        s->plain ? run_sweep(s, r, false, true, false) : run_sweep(s, r, false, false, false);
+    switch (s->kind) {
+    case WEIGHTS_NIBBLES:
+        run_sweep_kind(s, r, WEIGHTS_NIBBLES, whole);
+        break;
+    case WEIGHTS_SHORT:
+        run_sweep_kind(s, r, WEIGHTS_SHORT, whole);
+        break;
+    default:
+        run_sweep_kind(s, r, WEIGHTS_BYTES, whole);
+        break;
     }
 }
 
@@ -440,6 +446,17 @@ static void unpack_nibbles(__m256i table, const uint8_t *codes, size_t n_quads,
             __m256i x = load_i(codes + half), y = _mm256_srli_epi16(x, 4);
             store_i(weights[q] + half, _mm256_shuffle_epi8(table, _mm256_and_si256(x, mask)));
             store_i(weights[q + 1] + half, _mm256_shuffle_epi8(table, _mm256_and_si256(y, mask)));
+        }
+    }
+}
+
+static void unpack_short(const uint8_t *codes, size_t n_quads, uint8_t (*weights)[MX_QUAD_BYTES])
+{
+    __m256i change = _mm256_set1_epi8(MX_BYTE_OFFSET - SHORT_OFFSET);
+    for (size_t q = 0; q < n_quads; q++, codes += MX_QUAD_BYTES) {
+        _mm_prefetch((const char *)codes + n_quads * MX_QUAD_BYTES, _MM_HINT_T0);
+        for (size_t half = 0; half < 64; half += 32) {
+            store_i(weights[q] + half, _mm256_sub_epi8(load_i(codes + half), change));
         }
     }
 }
@@ -463,9 +480,11 @@ static void panel_unpack(sweep *s, const run *r, size_t panel)
 {
     const uint8_t *codes = s->panels + panel * s->layout->panel_bytes + s->layout->panel_codes;
     size_t n_quads = r->n_blocks * r->n_quads;
-    if (s->layout->nibbles) { /* quads come in pairs: octets */
+    if (s->kind == WEIGHTS_NIBBLES) { /* quads come in pairs: octets */
         codes += r->first_quad / 2 * MX_QUAD_BYTES;
         unpack_nibbles(s->nibbles, codes, n_quads, s->weights[panel][0]);
+    } else if (s->kind == WEIGHTS_SHORT) {
+        unpack_short(codes + r->first_quad * MX_QUAD_BYTES, n_quads, s->weights[panel][0]);
     } else {
         codes += r->first_quad * MX_QUAD_BYTES;
         unpack_bytes(codes, n_quads, s->weights[panel][0], s->weights[panel][1]);
@@ -528,19 +547,21 @@ static void sweep_all(sweep *s)
     }
 }
 
-/* Quads over which 16-bit sums of unsigned weights cannot overflow. */
-static size_t safe_quads(const mx_block_product *product, const mx_int_layout *layout)
+static int largest_value(const mx_format *format)
 {
     int largest = 0;
-    for (uint32_t code = 0; code < 1u << product->weights->format->bits; code++) {
-        int value = product->weights->format->int_table[code] + layout->offset;
+    for (uint32_t code = 0; code < 1u << format->bits; code++) {
+        int value = format->int_table[code];
         largest = value > largest ? value : largest;
     }
-    int activation = 0;
-    for (uint32_t code = 0; code < 1u << product->activations->format->bits; code++) {
-        int value = product->activations->format->int_table[code];
-        activation = value > activation ? value : activation;
-    }
+    return largest;
+}
+
+/* Quads, an even number, over which 16-bit sums of unsigned weights cannot overflow. */
+static size_t safe_quads(const mx_block_product *product, int offset)
+{
+    int largest = largest_value(product->weights->format) + offset;
+    int activation = largest_value(product->activations->format);
     return mx_min_size((size_t)(INT16_MAX / (2 * largest * activation)), PART_QUADS) / 2 * 2;
 }
 
@@ -554,28 +575,25 @@ static bool panels_plain(const sweep *s)
     return plain;
 }
 
-/* What all panels of a product share. */
-typedef struct shared {
-    const mx_block_product *product;
-    mx_int_layout layout;
-    __m256i nibbles; /* sweep's, and part_quads too */
-    size_t part_quads;
-} shared;
-
-static shared shared_make(const mx_block_product *product)
+static avx2_product product_make(const mx_block_product *product)
 {
-    shared all = {.product = product, .part_quads = PART_QUADS};
+    avx2_product all = {.product = product, .part_quads = PART_QUADS};
     all.layout = mx_int_layout_make(product->weights, product->activations, product->k);
     all.nibbles = _mm256_setzero_si256();
     if (all.layout.nibbles) {
         all.nibbles = nibble_table(&all.layout, product->weights->format);
-        all.part_quads = safe_quads(product, &all.layout);
+        all.part_quads = safe_quads(product, all.layout.offset);
+        all.kind = WEIGHTS_NIBBLES;
+    } else {
+        bool is_short = largest_value(product->weights->format) < SHORT_OFFSET &&
+                        safe_quads(product, SHORT_OFFSET) >= 2;
+        all.kind = is_short ? WEIGHTS_SHORT : WEIGHTS_BYTES;
     }
     return all;
 }
 
 /* n_panels panels, PANELS at most, and a group of tiles. */
-static void product_sweep(const shared *all, size_t panel, size_t n_panels, size_t first_tile)
+static void product_sweep(const avx2_product *all, size_t panel, size_t n_panels, size_t first_tile)
 {
     const mx_block_product *product = all->product;
     const mx_int_layout *layout = &all->layout;
@@ -592,6 +610,7 @@ static void product_sweep(const shared *all, size_t panel, size_t n_panels, size
     s.n_rows = product->n_rows - panel * 16;
     s.plain = panels_plain(&s);
     s.nibbles = all->nibbles;
+    s.kind = all->kind;
     s.part_quads = all->part_quads;
     for (size_t i = 0; i < n_panels; i++) {
         memset(s.acc[i], 0, s.n_tokens * sizeof s.acc[i][0]);
@@ -599,146 +618,14 @@ static void product_sweep(const shared *all, size_t panel, size_t n_panels, size
     sweep_all(&s);
 }
 
-/* ---- few tokens ------------------------------------------------------------ */
-
-/* Two quads of 4-bit weights, 8 rows (a half) each: sum += over n_tokens. */
-MX_TEMPLATE void small_octet(__m256i codes, __m256i table, const uint8_t *a, int half, int n_tokens,
-                             __m256i sum[SMALL][2])
-{
-    __m256i mask = _mm256_set1_epi8(15);
-    __m256i first = _mm256_shuffle_epi8(table, _mm256_and_si256(codes, mask));
-    __m256i second =
-        _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(codes, 4), mask));
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        __m256i x = _mm256_maddubs_epi16(first, broadcast_u32(a + t * 4));
-        __m256i y = _mm256_maddubs_epi16(second, broadcast_u32(a + MX_QUAD_BYTES + t * 4));
-        sum[t][half] = opaque(_mm256_add_epi16(sum[t][half], _mm256_add_epi16(x, y)));
-    }
-}
-
-/* One block of 32 of a plain panel, unpacked in registers; `tile` at its base. */
-MX_TEMPLATE void small_block(const mx_int_layout *layout, const uint8_t *panel, const uint8_t *tile,
-                             size_t block, __m256i table, int n_tokens, lanes acc[SMALL])
-{
-    const uint8_t *codes = panel + layout->panel_codes + block * 4 * MX_QUAD_BYTES;
-    const uint8_t *a = tile + layout->tile_codes + block * 8 * MX_QUAD_BYTES;
-    const uint8_t *scales = panel + layout->panel_scales + block * 16;
-    const uint8_t *lane = tile + block * 64;
-    /* The processor's own prefetching stops at each page, and begins anew slowly. */
-    MX_UNROLL
-    for (size_t o = 0; o < 4; o++) {
-        _mm_prefetch((const char *)codes + SMALL_AHEAD + o * MX_QUAD_BYTES, _MM_HINT_T0);
-    }
-    __m256i sum[SMALL][2], ones = _mm256_set1_epi16(1);
-    MX_UNROLL
-    for (int t = 0; t < n_tokens; t++) {
-        sum[t][0] = sum[t][1] = _mm256_setzero_si256();
-    }
-    MX_UNROLL
-    for (size_t o = 0; o < 4; o++) {
-        const uint8_t *quads = a + o * 2 * MX_QUAD_BYTES;
-        small_octet(load_i(codes + o * MX_QUAD_BYTES), table, quads, 0, n_tokens, sum);
-        small_octet(load_i(codes + o * MX_QUAD_BYTES + 32), table, quads, 1, n_tokens, sum);
-    }
-    MX_UNROLL
-    for (int half = 0; half < 2; half++) {
-        /* Plain panels: bytes 1 .. 254 are exponent fields as they are. */
-        const __m128i *bytes = (const __m128i *)(const void *)(scales + 8 * half);
-        __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64(bytes)), 23);
-        MX_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            __m256i dot = _mm256_add_epi32(_mm256_madd_epi16(sum[t][half], ones),
-                                           broadcast_u32(lane + layout->tile_seeds + t * 4));
-            __m256 value = _mm256_mul_ps(_mm256_cvtepi32_ps(dot), _mm256_castsi256_ps(bits));
-            __m256i factor = broadcast_u32(lane + layout->tile_factors + t * 4);
-            __m256 *to = half == 0 ? &acc[t].low : &acc[t].high;
-            *to = _mm256_fmadd_ps(value, _mm256_castsi256_ps(factor), *to);
-        }
-    }
-}
-
-/* n_panels panels, from `panel` on: as many streams of memory, since a processor asks
- * for more lines at once when several pages are read. */
-MX_TEMPLATE void small_panels(const shared *all, size_t panel, size_t n_panels, int n_tokens)
-{
-    const mx_block_product *product = all->product;
-    const mx_int_layout *layout = &all->layout;
-    const uint8_t *panels = product->panels + panel * layout->panel_bytes;
-    lanes acc[SMALL_PANELS][SMALL];
-    MX_UNROLL
-    for (size_t p = 0; p < n_panels; p++) {
-        MX_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            acc[p][t] = lanes_set(0);
-        }
-    }
-    for (size_t b = 0; b < layout->pair.n_blocks; b++) {
-        MX_UNROLL
-        for (size_t p = 0; p < n_panels; p++) {
-            small_block(layout, panels + p * layout->panel_bytes, product->tiles, b, all->nibbles,
-                        n_tokens, acc[p]);
-        }
-    }
-    for (size_t p = 0; p < n_panels; p++) {
-        size_t row = (panel + p) * 16;
-        MX_UNROLL
-        for (int t = 0; t < n_tokens; t++) {
-            lanes_store_part(product->out + (size_t)t * product->out_stride + row, acc[p][t],
-                             mx_min_size(product->n_rows - row, 16));
-        }
-    }
-}
-
-/* True where small_panels serves: whole blocks of 32, 4-bit weights, 16-bit sums. */
-static bool small_fits(const shared *all, size_t panel)
-{
-    const mx_block_product *product = all->product;
-    const mx_int_layout *layout = &all->layout;
-    return product->n_tokens <= SMALL && layout->nibbles && layout->pair.block == 32 &&
-           product->k % 32 == 0 && all->part_quads == 8 &&
-           mx_layout_is_plain(layout, product->panels + panel * layout->panel_bytes, product->tiles,
-                              1);
-}
-
-/* Some of `left` panels from `panel` on; returns their number, 0 where they are for
- * product_sweep. Two are too many for 16 registers beside 3 or 4 tokens. */
-static size_t product_small(const shared *all, size_t panel, size_t left)
-{
-    if (!small_fits(all, panel)) {
-        return 0;
-    }
-    size_t n_tokens = all->product->n_tokens;
-    if (n_tokens <= 2 && left >= SMALL_PANELS && small_fits(all, panel + 1)) {
-        n_tokens == 1 ? small_panels(all, panel, SMALL_PANELS, 1)
-                      : small_panels(all, panel, SMALL_PANELS, 2);
-        return SMALL_PANELS;
-    }
-    switch (n_tokens) {
-    case 1:
-        small_panels(all, panel, 1, 1);
-        break;
-    case 2:
-        small_panels(all, panel, 1, 2);
-        break;
-    case 3:
-        small_panels(all, panel, 1, 3);
-        break;
-    default:
-        small_panels(all, panel, 1, 4);
-        break;
-    }
-    return 1;
-}
-
 void mx_avx2_int_product(const mx_block_product *product)
 {
-    shared all = shared_make(product);
+    avx2_product all = product_make(product);
     size_t n_panels = (product->n_rows + 15) / 16; /* panels without rows have no output */
     size_t n_tiles = (product->n_tokens + 15) / 16;
     for (size_t tile = 0; tile < n_tiles; tile += GROUP_TILES) {
         for (size_t panel = 0, n; panel < n_panels; panel += n) {
-            n = product_small(&all, panel, n_panels - panel);
+            n = mx_avx2_int_small(&all, panel, n_panels - panel);
             if (n == 0) {
                 n = mx_min_size(n_panels - panel, PANELS);
                 product_sweep(&all, panel, n, tile);

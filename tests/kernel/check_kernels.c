@@ -268,9 +268,13 @@ typedef struct bench_formats {
 } bench_formats;
 
 static const bench_formats pairs[] = {
-    {"W4A6", "fp4_e2m1", "fp6_e2m3"},      {"int8xint8", "int8", "int8"},
-    {"e4m3xe4m3", "fp8_e4m3", "fp8_e4m3"}, {"e3m2xe3m2", "fp6_e3m2", "fp6_e3m2"},
-    {"W4A8", "fp4_e2m1", "fp8_e4m3"},      {"fp32", NULL, NULL},
+    {"W4A6", "fp4_e2m1", "fp6_e2m3"},
+    {"int8xint8", "int8", "int8"},
+    {"e2m3xe2m3", "fp6_e2m3", "fp6_e2m3"},
+    {"e4m3xe4m3", "fp8_e4m3", "fp8_e4m3"},
+    {"e3m2xe3m2", "fp6_e3m2", "fp6_e3m2"},
+    {"W4A8", "fp4_e2m1", "fp8_e4m3"},
+    {"fp32", NULL, NULL},
 };
 
 /* What main's arguments choose; NULL or 0: all. */
