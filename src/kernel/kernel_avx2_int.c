@@ -34,8 +34,7 @@ enum {
 };
 
 typedef struct sweep {
-    const mx_int_layout *layout;
-    __m256i nibbles; /* code -> value + offset, in both halves */
+    const avx2_product *all;
     const uint8_t *panels;
     size_t n_panels;
     const uint8_t *tiles;
@@ -43,8 +42,6 @@ typedef struct sweep {
     float *out; /* of the first token and row */
     size_t out_stride, n_rows;
     bool plain; /* mx_layout_is_plain, all panels */
-    weights_kind kind;
-    size_t part_quads; /* at most PART_QUADS; nibbles: what 16-bit sums hold */
     /* Scratch. The table holds exponents e where the data is not plain, else 2^e; an
      * entry is as long as tiles' slots assume, MX_SLOT_BYTES. */
     float table[SCALES][PANELS][16] __attribute__((aligned(64)));
@@ -84,9 +81,9 @@ static lanes scale_any(lanes value, lanes e)
 /* Range of the block's scale bytes over the tiles. */
 static void scale_range(const sweep *s, size_t block, uint32_t *low, uint32_t *high)
 {
-    const uint8_t *slots = s->tiles + s->layout->tile_slots + block * 64;
+    const uint8_t *slots = s->tiles + s->all->layout.tile_slots + block * 64;
     __m256i min = load_i(slots), max = min;
-    for (size_t i = 0; i < s->n_tiles; i++, slots += s->layout->tile_bytes) {
+    for (size_t i = 0; i < s->n_tiles; i++, slots += s->all->layout.tile_bytes) {
         __m256i a = load_i(slots), b = load_i(slots + 32);
         min = _mm256_min_epu32(min, _mm256_min_epu32(a, b));
         max = _mm256_max_epu32(max, _mm256_max_epu32(a, b));
@@ -118,8 +115,9 @@ MX_TEMPLATE __m256 power_of_two(__m256i e)
 static void table_fill(const sweep *s, size_t block, uint32_t low, uint32_t high, size_t panel,
                        float (*entries)[PANELS][16])
 {
-    const uint8_t *scales = s->panels + panel * s->layout->panel_bytes + s->layout->panel_scales;
-    __m256i bias = _mm256_set1_epi32(2 * MX_E8M0_BIAS + s->layout->pair.shift);
+    const uint8_t *scales =
+        s->panels + panel * s->all->layout.panel_bytes + s->all->layout.panel_scales;
+    __m256i bias = _mm256_set1_epi32(2 * MX_E8M0_BIAS + s->all->layout.pair.shift);
     __m256 nan = _mm256_set1_ps(NAN);
     _mm_prefetch((const char *)scales + (block + RUN_AHEAD) * 16, _MM_HINT_T0);
     for (size_t half = 0; half < 16; half += 8) {
@@ -234,8 +232,8 @@ MX_TEMPLATE __m256i octet_bytes(const __m256i w[2], const __m256i magnitude[2],
     __m256i ones = _mm256_set1_epi16(1);
     __m256i first = broadcast_u32(token), second = broadcast_u32(token + MX_QUAD_BYTES);
     if (kind == WEIGHTS_SHORT) {
-        __m256i pairs =
-            _mm256_add_epi16(_mm256_maddubs_epi16(w[0], first), _mm256_maddubs_epi16(w[1], second));
+        __m256i pairs = _mm256_add_epi16(_mm256_maddubs_epi16(magnitude[0], first),
+                                         _mm256_maddubs_epi16(magnitude[1], second));
         return _mm256_madd_epi16(pairs, ones);
     }
     __m256i x = _mm256_maddubs_epi16(magnitude[0], _mm256_sign_epi8(first, w[0]));
@@ -258,8 +256,8 @@ MX_TEMPLATE void quads_bytes(step at, size_t n_quads, int n_tokens, weights_kind
         }
         for (size_t q = 0; q < n_quads; q += 2) {
             const uint8_t *weights = at.weights + q * MX_QUAD_BYTES + 32 * half;
-            __m256i w[2] = {load_i(weights), load_i(weights + MX_QUAD_BYTES)},
-                    magnitude[2] = {w[0]};
+            __m256i w[2] = {load_i(weights), load_i(weights + MX_QUAD_BYTES)};
+            __m256i magnitude[2] = {w[0], w[1]}; /* unsigned weights are theirs */
             if (kind == WEIGHTS_BYTES) {
                 magnitude[0] = load_i(weights + RUN_QUADS * MX_QUAD_BYTES);
                 magnitude[1] = load_i(weights + (RUN_QUADS + 1) * MX_QUAD_BYTES);
@@ -378,7 +376,7 @@ static void sums_store(const sweep *s, size_t panel, size_t token, size_t n_toke
 MX_TEMPLATE void tile_sweep(sweep *s, const run *r, size_t panel, size_t first, weights_kind kind,
                             bool plain, bool whole)
 {
-    const mx_int_layout *layout = s->layout;
+    const mx_int_layout *layout = &s->all->layout;
     const uint8_t *tile = s->tiles + first / 16 * layout->tile_bytes;
     size_t n_tokens = mx_min_size(s->n_tokens - first, 16), n;
     for (size_t t = 0; t < n_tokens; t += n) {
@@ -422,7 +420,7 @@ MX_TEMPLATE void run_sweep_kind(sweep *s, const run *r, weights_kind kind, bool 
 static void run_sweep_any(sweep *s, const run *r)
 {
     bool whole = s->plain && r->begins && r->ends && r->n_quads == 8;
-    switch (s->kind) {
+    switch (s->all->kind) {
     case WEIGHTS_NIBBLES:
         run_sweep_kind(s, r, WEIGHTS_NIBBLES, whole);
         break;
@@ -450,27 +448,19 @@ static void unpack_nibbles(__m256i table, const uint8_t *codes, size_t n_quads,
     }
 }
 
-static void unpack_short(const uint8_t *codes, size_t n_quads, uint8_t (*weights)[MX_QUAD_BYTES])
+/* Values plus `offset`; magnitudes of the values, NULL: none. */
+static void unpack_bytes(const uint8_t *codes, size_t n_quads, int offset,
+                         uint8_t (*values)[MX_QUAD_BYTES], uint8_t (*magnitudes)[MX_QUAD_BYTES])
 {
-    __m256i change = _mm256_set1_epi8(MX_BYTE_OFFSET - SHORT_OFFSET);
+    __m256i change = _mm256_set1_epi8((char)(MX_BYTE_OFFSET - offset));
     for (size_t q = 0; q < n_quads; q++, codes += MX_QUAD_BYTES) {
         _mm_prefetch((const char *)codes + n_quads * MX_QUAD_BYTES, _MM_HINT_T0);
         for (size_t half = 0; half < 64; half += 32) {
-            store_i(weights[q] + half, _mm256_sub_epi8(load_i(codes + half), change));
-        }
-    }
-}
-
-static void unpack_bytes(const uint8_t *codes, size_t n_quads, uint8_t (*values)[MX_QUAD_BYTES],
-                         uint8_t (*magnitudes)[MX_QUAD_BYTES])
-{
-    __m256i sign = _mm256_set1_epi8((char)MX_BYTE_OFFSET);
-    for (size_t q = 0; q < n_quads; q++, codes += MX_QUAD_BYTES) {
-        _mm_prefetch((const char *)codes + n_quads * MX_QUAD_BYTES, _MM_HINT_T0);
-        for (size_t half = 0; half < 64; half += 32) {
-            __m256i x = _mm256_xor_si256(load_i(codes + half), sign); /* value + 128 to value */
+            __m256i x = _mm256_sub_epi8(load_i(codes + half), change);
             store_i(values[q] + half, x);
-            store_i(magnitudes[q] + half, _mm256_abs_epi8(x));
+            if (magnitudes != NULL) {
+                store_i(magnitudes[q] + half, _mm256_abs_epi8(x));
+            }
         }
     }
 }
@@ -478,16 +468,20 @@ static void unpack_bytes(const uint8_t *codes, size_t n_quads, uint8_t (*values)
 /* The run's weights of a panel to scratch. */
 static void panel_unpack(sweep *s, const run *r, size_t panel)
 {
-    const uint8_t *codes = s->panels + panel * s->layout->panel_bytes + s->layout->panel_codes;
+    const uint8_t *codes =
+        s->panels + panel * s->all->layout.panel_bytes + s->all->layout.panel_codes;
     size_t n_quads = r->n_blocks * r->n_quads;
-    if (s->kind == WEIGHTS_NIBBLES) { /* quads come in pairs: octets */
+    uint8_t(*values)[MX_QUAD_BYTES] = s->weights[panel][0];
+    if (s->all->kind == WEIGHTS_NIBBLES) { /* quads come in pairs: octets */
         codes += r->first_quad / 2 * MX_QUAD_BYTES;
-        unpack_nibbles(s->nibbles, codes, n_quads, s->weights[panel][0]);
-    } else if (s->kind == WEIGHTS_SHORT) {
-        unpack_short(codes + r->first_quad * MX_QUAD_BYTES, n_quads, s->weights[panel][0]);
+        unpack_nibbles(s->all->nibbles, codes, n_quads, values);
+        return;
+    }
+    codes += r->first_quad * MX_QUAD_BYTES;
+    if (s->all->kind == WEIGHTS_SHORT) {
+        unpack_bytes(codes, n_quads, SHORT_OFFSET, values, NULL);
     } else {
-        codes += r->first_quad * MX_QUAD_BYTES;
-        unpack_bytes(codes, n_quads, s->weights[panel][0], s->weights[panel][1]);
+        unpack_bytes(codes, n_quads, 0, values, s->weights[panel][1]);
     }
 }
 
@@ -503,7 +497,7 @@ static void run_all(sweep *s, const run *r)
 /* Whole blocks from `block` on; returns the block after the run. */
 static size_t sweep_blocks(sweep *s, size_t block, size_t n_quads)
 {
-    const mx_block_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->all->layout.pair;
     size_t alike = pair->k / pair->block - block; /* full blocks left */
     run r = {
         .block = block,
@@ -524,22 +518,22 @@ static void sweep_parts(sweep *s, size_t block, size_t n_quads)
 {
     run r = {.block = block, .n_blocks = 1};
     run_tables(s, &r);
-    for (size_t q = 0; q < n_quads; q += s->part_quads) {
-        r.first_quad = block * s->layout->pair.block / 4 + q;
-        r.n_quads = mx_min_size(n_quads - q, s->part_quads);
+    for (size_t q = 0; q < n_quads; q += s->all->part_quads) {
+        r.first_quad = block * s->all->layout.pair.block / 4 + q;
+        r.n_quads = mx_min_size(n_quads - q, s->all->part_quads);
         r.begins = q == 0;
-        r.ends = n_quads - q <= s->part_quads;
-        r.last = r.ends && block + 1 == s->layout->pair.n_blocks;
+        r.ends = n_quads - q <= s->all->part_quads;
+        r.last = r.ends && block + 1 == s->all->layout.pair.n_blocks;
         run_all(s, &r);
     }
 }
 
 static void sweep_all(sweep *s)
 {
-    const mx_block_pair *pair = &s->layout->pair;
+    const mx_block_pair *pair = &s->all->layout.pair;
     for (size_t b = 0; b < pair->n_blocks;) {
         size_t n_quads = mx_round_up(mx_block_pair_length(pair, b), 8) / 4;
-        if (n_quads <= s->part_quads) {
+        if (n_quads <= s->all->part_quads) {
             b = sweep_blocks(s, b, n_quads);
         } else {
             sweep_parts(s, b++, n_quads);
@@ -569,8 +563,9 @@ static bool panels_plain(const sweep *s)
 {
     bool plain = true;
     for (size_t panel = 0; panel < s->n_panels; panel++) {
-        plain = plain && mx_layout_is_plain(s->layout, s->panels + panel * s->layout->panel_bytes,
-                                            s->tiles, s->n_tiles);
+        plain = plain &&
+                mx_layout_is_plain(&s->all->layout, s->panels + panel * s->all->layout.panel_bytes,
+                                   s->tiles, s->n_tiles);
     }
     return plain;
 }
@@ -599,7 +594,7 @@ static void product_sweep(const avx2_product *all, size_t panel, size_t n_panels
     const mx_int_layout *layout = &all->layout;
     size_t token = first_tile * 16;
     sweep s;
-    s.layout = layout;
+    s.all = all;
     s.panels = product->panels + panel * layout->panel_bytes;
     s.n_panels = n_panels;
     s.tiles = product->tiles + first_tile * layout->tile_bytes;
@@ -609,9 +604,6 @@ static void product_sweep(const avx2_product *all, size_t panel, size_t n_panels
     s.out_stride = product->out_stride;
     s.n_rows = product->n_rows - panel * 16;
     s.plain = panels_plain(&s);
-    s.nibbles = all->nibbles;
-    s.kind = all->kind;
-    s.part_quads = all->part_quads;
     for (size_t i = 0; i < n_panels; i++) {
         memset(s.acc[i], 0, s.n_tokens * sizeof s.acc[i][0]);
     }

@@ -152,10 +152,16 @@ MX_TEMPLATE void scores_rows(const attention_row *rows, const attention_block *b
     }
 }
 
+/* x rounded to bf16, in fp32; NaN stays. */
+static inline lanes lanes_bf16_rounded(lanes x)
+{
+    return lanes_select(lanes_equal(x, x), lanes_round_bf16(x), x);
+}
+
 /* x as an operand of bf16 products, in fp32. */
 static inline lanes lanes_bf16_operand(lanes x)
 {
-    lanes rounded = lanes_select(lanes_equal(x, x), lanes_round_bf16(x), x);
+    lanes rounded = lanes_bf16_rounded(x);
     lanes size = lanes_and(rounded, lanes_set_bits(0x7FFFFFFF));
     lanes least = lanes_set_bits((uint32_t)MX_BF16_LEAST << 16);
     return lanes_select(lanes_less(size, least), lanes_set(0), rounded);
@@ -203,7 +209,7 @@ static inline void row_softmax_pairs(attention_row *row, float *scores, size_t n
     for (; i < n; i += 16) {
         lanes e = lanes_exp2_weight(lanes_load(scores + i), place);
         e = n - i < 16 ? lanes_select(lanes_first(n - i), e, lanes_set(0)) : e;
-        lanes_store(scores + i, lanes_bf16_operand(e));
+        lanes_store(scores + i, lanes_bf16_rounded(e)); /* not below the least operand */
         sum = lanes_add(sum, e);
     }
     for (; i < n_all; i += 16) {

@@ -25,7 +25,7 @@ typedef struct avx2_product {
     mx_int_layout layout;
     __m256i nibbles; /* code -> value + offset, in both halves */
     weights_kind kind;
-    size_t part_quads;
+    size_t part_quads; /* at most PART_QUADS; nibbles: what 16-bit sums hold */
 } avx2_product;
 
 /* Some of `left` panels from `panel` on, of a product of few tokens; returns their number, 0

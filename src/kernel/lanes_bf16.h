@@ -178,8 +178,9 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
 {
     const uint8_t *rows[BF16_PANELS * MX_PANEL_ROWS];
     const float *x[MX_BF16_TOKENS];
+    size_t n_rows = (size_t)n_panels * MX_PANEL_ROWS;
     bf16_sums acc;
-    for (size_t r = 0; r < (size_t)n_panels * MX_PANEL_ROWS; r++) {
+    for (size_t r = 0; r < n_rows; r++) {
         size_t valid = row + r < p->n_rows ? row + r : p->n_rows - 1;
         rows[r] = p->rows + valid * p->row_bytes;
     }
@@ -197,9 +198,9 @@ MX_TEMPLATE void bf16_tile(const mx_bf16_product *p, size_t row, int n_panels, i
     bf16_rest(rows, x, 0, lead, n_panels, n_tokens, acc);
     for (size_t step = 0; step < n_steps; step++, k += BF16_STEP) {
         if (bursts) {
-            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, step, BF16_BURST);
+            bf16_fetch(p, rows, n_rows, k, step, BF16_BURST);
         } else {
-            bf16_fetch(p, rows, (size_t)n_panels * MX_PANEL_ROWS, k, step, 1);
+            bf16_fetch(p, rows, n_rows, k, step, 1);
         }
         bf16_step(rows, x, k, n_panels, n_tokens, acc);
     }

@@ -100,12 +100,18 @@ static void attention_check(const ladder *all, const mx_attention *attention, fl
     }
 }
 
+/* n NaN, to be overwritten. */
+static guarded guarded_halves(size_t n)
+{
+    guarded halves = guarded_make(n * sizeof(uint16_t), sizeof(uint16_t));
+    memset(halves.data, 0xFF, n * sizeof(uint16_t));
+    return halves;
+}
+
 /* Plain keys [n_keys][dim] to tiles of pairs; positions beyond the last key are NaN. */
 static guarded keys_pairs(const float *plain, size_t n_keys, size_t dim)
 {
-    size_t n = (n_keys + 15) / 16 * 16 * dim;
-    guarded pairs = guarded_make(n * sizeof(uint16_t), sizeof(uint16_t));
-    memset(pairs.data, 0xFF, n * sizeof(uint16_t));
+    guarded pairs = guarded_halves((n_keys + 15) / 16 * 16 * dim);
     for (size_t j = 0; j < n_keys; j++) {
         for (size_t i = 0; i < dim; i++) {
             size_t at = j / 16 * 16 * dim + (i / 2 * 16 + j % 16) * 2 + i % 2;
@@ -118,9 +124,7 @@ static guarded keys_pairs(const float *plain, size_t n_keys, size_t dim)
 /* Plain values [n_keys][dim] to pairs of keys; a missing last key is NaN. */
 static guarded values_pairs(const float *plain, size_t n_keys, size_t dim)
 {
-    size_t n = (n_keys + 1) / 2 * 2 * dim;
-    guarded pairs = guarded_make(n * sizeof(uint16_t), sizeof(uint16_t));
-    memset(pairs.data, 0xFF, n * sizeof(uint16_t));
+    guarded pairs = guarded_halves((n_keys + 1) / 2 * 2 * dim);
     for (size_t j = 0; j < n_keys; j++) {
         for (size_t i = 0; i < dim; i++) {
             size_t at = j / 2 * 2 * dim + i * 2 + j % 2;
@@ -261,28 +265,25 @@ static void test_attention_tiles(void **state)
 static void test_attention_whole(void **state)
 {
     (void)state;
-    static const struct {
-        size_t tokens, heads, dim, keys;
-    } shapes[] = {{16, 4, 64, 64},   {16, 4, 64, 128}, {8, 4, 64, 191},
-                  {16, 3, 64, 320},  {21, 3, 64, 260}, {32, 1, 128, 130},
-                  {48, 1, 128, 256}, {32, 2, 96, 128}, {16, 1, 64, 128}};
+    static const attention_case shapes[] = {
+        {16, 4, 64, 64, DATA_NORMAL, false, 0},   {16, 4, 64, 128, DATA_NORMAL, false, 0},
+        {8, 4, 64, 191, DATA_NORMAL, false, 0},   {16, 3, 64, 320, DATA_NORMAL, false, 0},
+        {21, 3, 64, 260, DATA_NORMAL, false, 0},  {32, 1, 128, 130, DATA_NORMAL, false, 0},
+        {48, 1, 128, 256, DATA_NORMAL, false, 0}, {32, 2, 96, 128, DATA_NORMAL, false, 0},
+        {16, 1, 64, 128, DATA_NORMAL, false, 0},
+    };
     static const float growths[] = {0, 1.01f, 1.02f, 1.04f, 1.4f};
     ladder all = ladder_make();
     dice d = {.seed = 20};
     for (size_t s = 0; s < MX_COUNT(shapes); s++) {
         for (size_t g = 0; g < MX_COUNT(growths); g++) {
-            attention_case c = {shapes[s].tokens, shapes[s].heads, shapes[s].dim, shapes[s].keys,
-                                DATA_NORMAL,      false,           growths[g]};
+            attention_case c = shapes[s];
+            c.growth = growths[g];
             attention_compare(&all, &d, c);
         }
         for (int kind = 0; kind < DATA_KINDS; kind++) {
-            attention_case c = {shapes[s].tokens,
-                                shapes[s].heads,
-                                shapes[s].dim,
-                                shapes[s].keys,
-                                (data_kind)kind,
-                                false,
-                                0};
+            attention_case c = shapes[s];
+            c.kind = (data_kind)kind;
             attention_compare(&all, &d, c);
         }
     }
